@@ -45,3 +45,7 @@ def fail(kind: type[WorkbenchError], given: str, expected: str, mend: str, *, ca
         The exception this one explains.
     """
     raise kind(f"{given}. Expected: {expected}. To mend it: {mend}.") from cause
+
+
+class WorkbenchWarning(UserWarning):
+    """Something worth knowing that does not stop the work: a mismatch of names, skipped files, a small sample."""

@@ -1,0 +1,403 @@
+"""Which text do the models read? Documents in, fixed-length contexts of token ids out, the same on every run.
+
+1. List documents: the Python files of the interpreter and its packages, a folder of text files, or a Hugging Face dataset.
+2. Order them by a seeded hash of their content, so that order depends on nothing but text and seed.
+3. Cut each document into contexts that begin with BOS and never cross a document's end; stop at `n_tokens`.
+4. Record what was read (hashes, packages and versions) and what was skipped (bad encodings, duplicates, short tails).
+
+`"python-source"` is split by the hash of each file (one file in ten is `"val"`), so the training text of the embedded models
+and the text of the notebooks never share a file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import importlib.util
+import os
+import sys
+import sysconfig
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from workbench.errors import InputError, NotFoundError, OfflineError, WorkbenchWarning, fail
+from workbench.results import Result, provenance
+
+# Everything here is a dependency of the workbench itself, pinned in constraints.txt.
+PYTHON_SOURCE_PACKAGES = (
+    "stdlib", "IPython", "click", "fsspec", "huggingface_hub", "jinja2", "joblib", "jupyter_server", "mpmath", "networkx", "nltk", "numpy",
+    "pandas", "prompt_toolkit", "rich", "scipy", "sklearn", "statsmodels", "sympy", "torch.distributions", "torch.nn", "torch.optim",
+    "torch.utils", "tornado", "traitlets", "transformers.generation", "transformers.models.bert", "transformers.models.gpt2",
+    "transformers.models.llama", "transformers.utils", "urllib3",
+)
+_SKIPPED_FOLDERS = {"test", "tests", "testing", "site-packages", "__pycache__", "idle_test", "lib2to3", "ensurepip", "_vendor"}
+_LARGEST_FILE = 500_000  # bytes; longer sources are generated tables
+_VAL_SHARE = 10  # one file in this many belongs to "val"
+
+
+@dataclasses.dataclass(frozen=True)
+class Document:
+    """One text with the source it belongs to and a name that finds it again."""
+
+    source: str
+    name: str
+    text: str
+    sha256: str
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Tokens(Result):
+    """Contexts of token ids, BOS first in each.
+
+    Attributes
+    ----------
+    ids : int32 array (n_contexts, context)
+    keep : bool array (n_contexts, context)
+        False at BOS and at padding: positions that no statistic counts.
+    source, document : str arrays (n_contexts,)
+        Package or folder, and file.
+    vocabulary : str array (V,)
+        The decoded string of every token id.
+    """
+
+    ids: np.ndarray
+    keep: np.ndarray
+    source: np.ndarray
+    document: np.ndarray
+    vocabulary: np.ndarray
+    bos_id: int
+    pad_id: int
+    tokenizer_name: str = ""
+    tokenizer_sha256: str = ""
+
+    def __post_init__(self) -> None:
+        if self.ids.ndim != 2 or self.ids.size == 0:
+            fail(InputError, f"token ids of shape {self.ids.shape}", "a non-empty array (n_contexts, context)", "pass at least one context")
+        if self.keep.shape != self.ids.shape or len(self.source) != len(self.ids) or len(self.document) != len(self.ids):
+            fail(InputError, f"ids {self.ids.shape}, keep {self.keep.shape}, {len(self.source)} sources, {len(self.document)} documents",
+                 "one keep flag a token, one source and one document a context", "build Tokens with corpus() or Tokens.from_ids()")
+
+    @property
+    def n_contexts(self) -> int:
+        """Number of contexts."""
+        return self.ids.shape[0]
+
+    @property
+    def context(self) -> int:
+        """Tokens in each context, BOS included."""
+        return self.ids.shape[1]
+
+    @property
+    def n_tokens(self) -> int:
+        """All positions, BOS and padding included."""
+        return self.ids.size
+
+    @property
+    def sha256(self) -> str:
+        """Hash of ids and keep, the identity of this text for stores made from it."""
+        digest = hashlib.sha256(str(self.ids.shape).encode())
+        digest.update(np.ascontiguousarray(self.ids, dtype=np.int32).tobytes())
+        digest.update(np.packbits(self.keep).tobytes())
+        return digest.hexdigest()
+
+    def text(self, i: int, j: int | None = None, stop: int | None = None) -> str:
+        """The string of token `j` of context `i`; of tokens `j:stop`; or, without `j`, of the whole context without BOS and padding."""
+        if j is None:
+            ids = self.ids[i][self.keep[i]]
+        else:
+            ids = self.ids[i, j : j + 1 if stop is None else stop]
+        return "".join(self.vocabulary[ids])
+
+    def select(self, rows: Sequence[int] | np.ndarray | slice) -> Tokens:
+        """The same text restricted to some contexts."""
+        return dataclasses.replace(self, ids=self.ids[rows], keep=self.keep[rows], source=self.source[rows], document=self.document[rows])
+
+    @classmethod
+    def from_ids(cls, ids, *, tokenizer=None, bos_id: int | None = None, pad_id: int | None = None, source: Sequence[str] | str = "ids",
+                 document: Sequence[str] | None = None) -> Tokens:
+        """Wrap an integer array (n_contexts, context) that is already tokenised.
+
+        Parameters
+        ----------
+        tokenizer : Hugging Face tokenizer, optional
+            Gives strings, `bos_id` and `pad_id` where these are not passed.
+        bos_id, pad_id : int, optional
+            The first column counts as BOS where it equals `bos_id`; the run of `pad_id` at a row's end counts as padding
+            (a `pad_id` that equals `bos_id` or the end-of-text id is padding only there).
+
+        Raises
+        ------
+        InputError
+            When ids are not integers, negative, or not two-dimensional.
+        """
+        ids = np.asarray(ids.detach().cpu() if hasattr(ids, "detach") else ids)
+        if ids.ndim != 2 or ids.dtype.kind not in "iu" or ids.size == 0 or ids.min() < 0:
+            fail(InputError, f"ids of shape {ids.shape} and dtype {ids.dtype}", "a non-empty array (n_contexts, context) of integers >= 0",
+                 "pass token ids, one context a row")
+        ids = ids.astype(np.int32)
+        vocabulary, name, digest = _describe(tokenizer) if tokenizer is not None else (np.array([], dtype=str), "", "")
+        if tokenizer is not None:
+            bos_id = _bos(tokenizer) if bos_id is None else bos_id
+            pad_id = _pad(tokenizer) if pad_id is None else pad_id
+        if len(vocabulary) <= ids.max():
+            vocabulary = np.concatenate([vocabulary, [f"<{i}>" for i in range(len(vocabulary), int(ids.max()) + 1)]])
+        keep = np.ones(ids.shape, dtype=bool)
+        if pad_id is not None:
+            keep &= np.cumsum((ids != pad_id)[:, ::-1], axis=1)[:, ::-1] > 0
+        if bos_id is not None:
+            keep[:, 0] &= ids[:, 0] != bos_id
+        return cls(
+            ids=ids, keep=keep, vocabulary=vocabulary, bos_id=-1 if bos_id is None else int(bos_id), pad_id=-1 if pad_id is None else int(pad_id),
+            source=np.full(len(ids), source) if isinstance(source, str) else np.asarray(source, dtype=str),
+            document=np.array([f"{i}" for i in range(len(ids))]) if document is None else np.asarray(document, dtype=str),
+            tokenizer_name=name, tokenizer_sha256=digest, provenance=provenance({"ids": ids}, {"positions": "BOS and padding are not kept"}),
+        )
+
+
+def corpus(name: str = "python-source", *, tokenizer, n_tokens: int, context: int = 256, split: str = "val", seed: int = 0,
+           contexts_per_document: int | None = 32) -> Tokens:
+    """Text as contexts of token ids.
+
+    Parameters
+    ----------
+    name : str
+        `"python-source"`; a folder of text files (with `train` and `val` subfolders, or without: then every split is the whole folder);
+        or a Hugging Face dataset id with a `text` column (streamed).
+    tokenizer : Hugging Face tokenizer
+        Or a model that carries one as `.tokenizer`.
+    n_tokens : int
+        Tokens asked for, BOS included; rounded up to whole contexts. A smaller corpus gives what it has, with a warning.
+    context : int
+        Tokens a context, BOS included.
+    split : str
+        `"train"`, `"val"` or `"all"`.
+    seed : int
+        Order of the documents.
+    contexts_per_document : int or None
+        At most so many from one document, so that few long files do not fill a small sample; None for no limit.
+
+    Returns
+    -------
+    Tokens
+        `provenance["parameters"]` counts files read, skipped (bad encoding, empty, duplicate) and dropped short tails.
+
+    Raises
+    ------
+    InputError
+        For sizes below 1, an unknown split, or a corpus without text.
+    NotFoundError
+        For a name that is no folder, dataset or known corpus.
+    OfflineError
+        For a dataset id when no hub is reachable.
+    """
+    tokenizer = getattr(tokenizer, "tokenizer", tokenizer) if not callable(tokenizer) or hasattr(tokenizer, "blocks") else tokenizer
+    if n_tokens < 1 or context < 2:
+        fail(InputError, f"n_tokens={n_tokens}, context={context}", "n_tokens >= 1 and context >= 2 (BOS and one token)", "ask for more")
+    if split not in ("train", "val", "all"):
+        fail(InputError, f"split={split!r}", "'train', 'val' or 'all'", "choose one of them")
+    counts: dict[str, int] = {"bad_encoding": 0, "duplicate": 0, "empty": 0, "documents": 0, "tails_dropped": 0, "tails_padded": 0}
+    folder = Path(name).expanduser()
+    if name == "python-source":
+        documents, pad_tails = _python_source(split, seed, counts), False
+    elif folder.is_dir():
+        documents, pad_tails = _folder(folder, split, seed, counts), True
+    elif "/" in name and not folder.exists() and not name.startswith((".", "/", "~")):
+        documents, pad_tails = _dataset(name, split, seed, counts), True
+    else:
+        fail(NotFoundError, f"no corpus {name!r}", "'python-source', a folder of text files, or a Hugging Face dataset id such as 'owner/name'",
+             "check the spelling or the path")
+    return _cut(documents, tokenizer, n_tokens, context, pad_tails, contexts_per_document, counts,
+                {"name": name, "split": split, "seed": seed, "context": context, "n_tokens": n_tokens})
+
+
+def _cut(documents: Iterator[Document], tokenizer, n_tokens: int, context: int, pad_tails: bool, limit: int | None, counts: dict,
+         parameters: dict) -> Tokens:
+    bos, pad = _bos(tokenizer), _pad(tokenizer)
+    body, wanted = context - 1, -(-n_tokens // context)
+    rows, keep, sources, names, read = [], [], [], [], hashlib.sha256()
+    versions: set[str] = set()
+    for batch in _batches(documents, 64):
+        for document, ids in zip(batch, _encode_texts(tokenizer, [document.text for document in batch]), strict=True):
+            if len(rows) >= wanted:
+                break
+            counts["documents"] += 1
+            read.update(document.sha256.encode())
+            versions.add(document.source)
+            pieces = [ids[start : start + body] for start in range(0, len(ids), body)]
+            for piece in pieces[:limit]:
+                if len(piece) < body and not pad_tails:
+                    counts["tails_dropped"] += 1
+                    continue
+                counts["tails_padded"] += len(piece) < body
+                if len(rows) < wanted:
+                    rows.append([bos, *piece, *[pad] * (body - len(piece))])
+                    keep.append([False, *[True] * len(piece), *[False] * (body - len(piece))])
+                    sources.append(document.source)
+                    names.append(document.name)
+        if len(rows) >= wanted:
+            break
+    if counts["bad_encoding"]:
+        warnings.warn(f"{counts['bad_encoding']} files are not UTF-8 text and were skipped", WorkbenchWarning, stacklevel=3)
+    if not rows:
+        fail(InputError, f"the corpus {parameters['name']!r} ({parameters['split']}) holds no context of text ({counts})",
+             f"at least one document of {body} tokens" if not pad_tails else "at least one readable, non-empty text file",
+             "check the folder, or ask for a shorter context")
+    if len(rows) < wanted:
+        warnings.warn(f"{parameters['name']!r} gives {len(rows) * context:,} tokens of the {n_tokens:,} asked for", WorkbenchWarning, stacklevel=3)
+    vocabulary, tokenizer_name, digest = _describe(tokenizer)
+    return Tokens(
+        ids=np.array(rows, dtype=np.int32), keep=np.array(keep, dtype=bool), source=np.array(sources, dtype=str), document=np.array(names, dtype=str),
+        vocabulary=vocabulary, bos_id=bos, pad_id=pad, tokenizer_name=tokenizer_name, tokenizer_sha256=digest,
+        provenance=provenance({"documents": read.hexdigest()}, parameters | counts | {
+            "packages": {source: _version(source) for source in sorted(versions)} if parameters["name"] == "python-source" else {},
+            "python": sys.version.split()[0], "positions": "BOS and padding are not kept"}, seed=parameters["seed"]),
+    )
+
+
+def _python_source(split: str, seed: int, counts: dict) -> Iterator[Document]:
+    paths: list[tuple[str, str, Path]] = []
+    for package in PYTHON_SOURCE_PACKAGES:
+        root = _package_folder(package)
+        if root is None:
+            continue
+        for folder, folders, files in os.walk(root):
+            folders[:] = sorted(f for f in folders if f not in _SKIPPED_FOLDERS and not f.endswith((".dist-info", ".egg-info")))
+            for file in sorted(files):
+                if file.endswith((".py", ".rst", ".md")) and not file.startswith(("test_", "conftest")):
+                    path = Path(folder, file)
+                    paths.append((package, f"{package}/{path.relative_to(root).as_posix()}", path))
+    yield from _ordered(paths, split, seed, counts, split_by_hash=True)
+
+
+def _folder(folder: Path, split: str, seed: int, counts: dict) -> Iterator[Document]:
+    if split != "all" and (folder / split).is_dir():
+        folder = folder / split
+    paths = [(path.relative_to(folder).parts[0] if path.parent != folder else folder.name, path.relative_to(folder).as_posix(), path)
+             for path in sorted(folder.rglob("*")) if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)]
+    yield from _ordered(paths, split, seed, counts, split_by_hash=False)
+
+
+def _ordered(paths: list[tuple[str, str, Path]], split: str, seed: int, counts: dict, *, split_by_hash: bool) -> Iterator[Document]:
+    """Documents of the split in seeded hash order; one text that stands in several files counts once."""
+    chosen: dict[str, tuple[str, str, Path]] = {}
+    for source, name, path in paths:
+        try:
+            if split_by_hash and path.stat().st_size > _LARGEST_FILE:
+                continue
+            digest = _hash_file(path)
+        except OSError:
+            counts["bad_encoding"] += 1
+            continue
+        if split_by_hash and split != "all" and (int(digest[:8], 16) % _VAL_SHARE == 0) != (split == "val"):
+            continue
+        counts["duplicate"] += digest in chosen
+        chosen.setdefault(digest, (source, name, path))
+    for digest in sorted(chosen, key=lambda digest: hashlib.sha256(f"{seed}:{digest}".encode()).digest()):
+        source, name, path = chosen[digest]
+        try:
+            text = path.read_bytes().decode("utf-8")
+        except (UnicodeDecodeError, OSError):
+            counts["bad_encoding"] += 1
+            continue
+        if "\x00" in text:
+            counts["bad_encoding"] += 1
+        elif text.strip():
+            yield Document(source, name, text, digest)
+        else:
+            counts["empty"] += 1
+
+
+def _dataset(name: str, split: str, seed: int, counts: dict) -> Iterator[Document]:
+    import datasets
+
+    wanted = {"val": ("validation", "val", "test", "train"), "train": ("train",), "all": ("train",)}[split]
+    try:
+        available = datasets.get_dataset_split_names(name)
+        stream = datasets.load_dataset(name, split=next((s for s in wanted if s in available), available[0]), streaming=True)
+        rows = iter(stream.shuffle(seed=seed, buffer_size=1_000))
+        first = next(rows, None)
+    except FileNotFoundError as error:
+        fail(NotFoundError, f"no dataset {name!r} on the hub", "a Hugging Face dataset id", "check the spelling", cause=error)
+    except (OSError, ConnectionError) as error:
+        fail(OfflineError, f"the dataset {name!r} cannot be reached ({type(error).__name__})", "a reachable Hugging Face hub",
+             "use 'python-source' or a local folder of text files, which need no network", cause=error)
+    while first is not None:
+        text = first.get("text")
+        if not isinstance(text, str):
+            fail(InputError, f"the dataset {name!r} has columns {sorted(first)}", "a column 'text' of strings", "choose another dataset or save it as text files")
+        if text.strip():
+            yield Document(name, str(counts["documents"]), text, hashlib.sha256(text.encode()).hexdigest())
+        else:
+            counts["empty"] += 1
+        first = next(rows, None)
+
+
+def _encode_texts(tokenizer, texts: list[str]) -> list[list[int]]:
+    with warnings.catch_warnings():
+        # Documents are longer than the model's window on purpose: they are cut right after.
+        warnings.filterwarnings("ignore", message="Token indices sequence length")
+        encoded = tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
+    return encoded
+
+
+def _batches(documents: Iterator[Document], size: int) -> Iterator[list[Document]]:
+    batch: list[Document] = []
+    for document in documents:
+        batch.append(document)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _bos(tokenizer) -> int:
+    for attribute in ("bos_token_id", "cls_token_id", "eos_token_id"):
+        value = getattr(tokenizer, attribute, None)
+        if value is not None:  # 0 is a valid id
+            return int(value)
+    fail(InputError, f"the tokenizer {getattr(tokenizer, 'name_or_path', tokenizer)!r} has no BOS, CLS or end-of-text token", "a token that begins every context",
+         "set tokenizer.bos_token")
+
+
+def _pad(tokenizer) -> int:
+    value = getattr(tokenizer, "pad_token_id", None)
+    return int(value) if value is not None else _bos(tokenizer)
+
+
+def _describe(tokenizer) -> tuple[np.ndarray, str, str]:
+    """Decoded string of every id, the tokenizer's name, and a hash of the vocabulary."""
+    size = len(tokenizer)
+    strings = np.array(tokenizer.batch_decode([[i] for i in range(size)], clean_up_tokenization_spaces=False), dtype=str)
+    digest = hashlib.sha256("\x00".join(f"{token}\x01{index}" for token, index in sorted(tokenizer.get_vocab().items())).encode("utf-8", "replace"))
+    return strings, Path(str(getattr(tokenizer, "name_or_path", ""))).name, digest.hexdigest()
+
+
+def _package_folder(package: str) -> Path | None:
+    if package == "stdlib":
+        return Path(sysconfig.get_paths()["stdlib"])
+    top, *inner = package.split(".")
+    spec = importlib.util.find_spec(top)  # finds the folder without importing the package
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    folder = Path(next(iter(spec.submodule_search_locations)), *inner)
+    return folder if folder.is_dir() else None
+
+
+def _version(package: str) -> str:
+    if package == "stdlib":
+        return sys.version.split()[0]
+    top = package.split(".")[0]
+    try:
+        return importlib.metadata.version({"sklearn": "scikit-learn"}.get(top, top))
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def _hash_file(path: Path) -> str:
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
