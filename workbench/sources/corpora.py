@@ -29,10 +29,9 @@ from workbench.results import Result, provenance
 
 # Everything here is a dependency of the workbench itself, pinned in constraints.txt.
 PYTHON_SOURCE_PACKAGES = (
-    "stdlib", "IPython", "click", "fsspec", "huggingface_hub", "jinja2", "joblib", "jupyter_server", "mpmath", "networkx", "nltk", "numpy",
-    "pandas", "prompt_toolkit", "rich", "scipy", "sklearn", "statsmodels", "sympy", "torch.distributions", "torch.nn", "torch.optim",
-    "torch.utils", "tornado", "traitlets", "transformers.generation", "transformers.models.bert", "transformers.models.gpt2",
-    "transformers.models.llama", "transformers.utils", "urllib3",
+    "stdlib", "IPython", "click", "fsspec", "jinja2", "joblib", "jupyter_server", "mpmath", "networkx", "numpy", "pandas", "prompt_toolkit",
+    "rich", "scipy", "sklearn", "torch.distributions", "torch.nn", "torch.optim", "torch.utils", "tornado", "traitlets",
+    "transformers.generation", "transformers.models.bert", "transformers.models.gpt2", "transformers.models.llama", "transformers.utils", "urllib3",
 )
 _SKIPPED_FOLDERS = {"test", "tests", "testing", "site-packages", "__pycache__", "idle_test", "lib2to3", "ensurepip", "_vendor"}
 _LARGEST_FILE = 500_000  # bytes; longer sources are generated tables
