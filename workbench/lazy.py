@@ -1,0 +1,64 @@
+"""Where does each public name live? `import workbench` costs nothing; a name's module is imported when the name is first used.
+
+1. `NAMES` maps every public name to the module that defines it; a new public function is one new line here.
+2. `attach(package)` returns the module-level `__getattr__` and `__dir__` of PEP 562, which look names up in that map.
+
+Source: PEP 562 (module __getattr__ and __dir__).
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+NAMES: dict[str, str] = {
+    "WorkbenchError": "workbench.errors",
+    "InputError": "workbench.errors",
+    "NotFoundError": "workbench.errors",
+    "IntegrityError": "workbench.errors",
+    "MismatchError": "workbench.errors",
+    "StorageError": "workbench.errors",
+    "OfflineError": "workbench.errors",
+    "Result": "workbench.results",
+    "load_model": "workbench.sources.models",
+    "load_sae": "workbench.sources.saes",
+    "catalog": "workbench.sources.zoo",
+    "preflight": "workbench.sources.preflight",
+    "Preflight": "workbench.sources.preflight",
+    "corpus": "workbench.sources.corpora",
+    "Tokens": "workbench.sources.corpora",
+    "harvest": "workbench.activations.harvest",
+    "ActivationStore": "workbench.activations.store",
+    "encode": "workbench.activations.codes",
+    "FeatureCodes": "workbench.activations.codes",
+    "map_reduce": "workbench.activations.streaming",
+    "umap_layout": "workbench.geometry.layout",
+    "nearest_neighbours": "workbench.geometry.layout",
+    "task": "workbench.circuits.tasks",
+    "Task": "workbench.circuits.tasks",
+    "published_numbers": "workbench.published",
+}
+
+
+def attach(package: str, names: Mapping[str, str] = NAMES) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """The `__getattr__` and `__dir__` of a package whose public names are imported on first use.
+
+    Parameters
+    ----------
+    package : str
+        The package's dotted name, for the message of an unknown attribute.
+    names : mapping of public name to dotted module
+
+    Returns
+    -------
+    getattr_, dir_ : callables
+        `getattr_` raises AttributeError for a name that is not in the map.
+    """
+
+    def getattr_(name: str) -> Any:
+        if name not in names:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}; its public names are listed in {package}.__all__")
+        return getattr(importlib.import_module(names[name]), name)
+
+    return getattr_, lambda: sorted([*names, "__version__"])
