@@ -42,8 +42,13 @@ def planted(n_groups=6, size=40, d=24, noise=0.15, seed=0):
 
 
 @settings(deadline=None, max_examples=60)
-@given(st.integers(2, 60), st.integers(1, 12), st.sampled_from(["cosine", "euclidean"]), st.integers(0, 10**6),
-       st.sampled_from([1e-4, 1.0, 1e4]))
+@given(
+    st.integers(2, 60),
+    st.integers(1, 12),
+    st.sampled_from(["cosine", "euclidean"]),
+    st.integers(0, 10**6),
+    st.sampled_from([1e-4, 1.0, 1e4]),
+)
 def test_neighbours_equal_brute_force(n, d, metric, seed, scale):
     rng = np.random.default_rng(seed)
     points = (scale * rng.standard_normal((n, d))).astype(np.float32)
@@ -80,16 +85,19 @@ def test_torch_and_numpy_agree():
     assert nearest_neighbours(torch.tensor(points).bfloat16(), 5)[0].shape == (len(points), 5)
 
 
-@pytest.mark.parametrize(("points", "k", "metric", "word"), [
-    (np.zeros((4, 2)), 4, "cosine", "4 neighbours of 4"),
-    (np.zeros((4, 2)), 0, "cosine", "0 neighbours"),
-    (np.zeros((4, 2)), 2, "manhattan", "manhattan"),
-    (np.zeros(4), 2, "cosine", "shape"),
-    (np.zeros((0, 3)), 1, "cosine", "shape"),
-    (np.array([["a", "b"]]), 1, "cosine", "type"),
-    (np.array([[1.0, np.nan], [0, 1], [1, 1]]), 1, "cosine", "1 of 3 points"),
-    (np.array([[np.inf, 1.0], [0, 1], [1, 1]]), 1, "euclidean", "NaN or infinity"),
-])
+@pytest.mark.parametrize(
+    ("points", "k", "metric", "word"),
+    [
+        (np.zeros((4, 2)), 4, "cosine", "4 neighbours of 4"),
+        (np.zeros((4, 2)), 0, "cosine", "0 neighbours"),
+        (np.zeros((4, 2)), 2, "manhattan", "manhattan"),
+        (np.zeros(4), 2, "cosine", "shape"),
+        (np.zeros((0, 3)), 1, "cosine", "shape"),
+        (np.array([["a", "b"]]), 1, "cosine", "type"),
+        (np.array([[1.0, np.nan], [0, 1], [1, 1]]), 1, "cosine", "1 of 3 points"),
+        (np.array([[np.inf, 1.0], [0, 1], [1, 1]]), 1, "euclidean", "NaN or infinity"),
+    ],
+)
 def test_bad_input_is_refused_with_the_mend(points, k, metric, word):
     with pytest.raises(InputError, match="To mend it") as error:
         nearest_neighbours(points, k, metric)
@@ -157,11 +165,19 @@ def test_cache_hit_is_identical_and_does_not_import_umap(cache):
     points = planted(size=10)[0]
     layout = umap_layout(points)
     np.save(cache / "points.npy", points)
-    code = ("import sys, numpy as np; from workbench.geometry.layout import umap_layout;"
-            f"layout = umap_layout(np.load({str(cache / 'points.npy')!r}));"
-            f"np.save({str(cache / 'again.npy')!r}, layout); print(sorted({{'umap', 'numba', 'torch', 'sklearn'}} & set(sys.modules)))")
-    done = subprocess.run([sys.executable, "-c", code], env=os.environ | {"WORKBENCH_CACHE": str(cache)}, capture_output=True, text=True,
-                          timeout=120, check=True)
+    code = (
+        "import sys, numpy as np; from workbench.geometry.layout import umap_layout;"
+        f"layout = umap_layout(np.load({str(cache / 'points.npy')!r}));"
+        f"np.save({str(cache / 'again.npy')!r}, layout); print(sorted({{'umap', 'numba', 'torch', 'sklearn'}} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"WORKBENCH_CACHE": str(cache)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
     assert done.stdout.strip() == "[]"
     np.testing.assert_array_equal(np.load(cache / "again.npy"), layout)
 
@@ -184,8 +200,9 @@ def test_damaged_cache_is_computed_again(cache, damage, monkeypatch):
 
 def test_other_points_or_parameters_are_another_cache_entry(cache):
     points = planted(size=10)[0]
-    for index, (given_points, arguments) in enumerate([(points, {}), (points + 1e-3, {}), (points, {"min_dist": 0.5}),
-                                                       (points, {"n_neighbors": 5}), (points, {"metric": "euclidean"})]):
+    for index, (given_points, arguments) in enumerate(
+        [(points, {}), (points + 1e-3, {}), (points, {"min_dist": 0.5}), (points, {"n_neighbors": 5}), (points, {"metric": "euclidean"})]
+    ):
         umap_layout(given_points, **arguments)
         assert len(list(cache.rglob("*.safetensors"))) == index + 1
 

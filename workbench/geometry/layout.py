@@ -57,7 +57,12 @@ def nearest_neighbours(points: Any, k: int, metric: str = "cosine") -> tuple[Int
     if metric not in METRICS:
         fail(InputError, f"metric {metric!r}", f"one of {', '.join(METRICS)}", "name one of these")
     if not 1 <= k < n:
-        fail(InputError, f"{k} neighbours of {n:,} points", f"between 1 and {n - 1} neighbours", "ask for fewer neighbours, or give more points")
+        fail(
+            InputError,
+            f"{k} neighbours of {n:,} points",
+            f"between 1 and {n - 1} neighbours",
+            "ask for fewer neighbours, or give more points",
+        )
     exact = points.astype(np.float64)
     # distances of scaled points are scaled distances: a common scale keeps squares inside float32's range
     scale = np.abs(exact).max() or 1.0
@@ -80,7 +85,7 @@ def nearest_neighbours(points: Any, k: int, metric: str = "cosine") -> tuple[Int
         closeness = quick[rows] @ quick.T - half_square  # (b, n); for each row the same order as minus the distance
         closeness[np.ix_(zero[rows], zero)] = 1.0
         closeness[np.arange(len(rows)), rows] = -np.inf
-        candidates = np.sort(np.argpartition(closeness, n - kept, axis=1)[:, n - kept:], axis=1)  # (b, kept), by index for stable ties
+        candidates = np.sort(np.argpartition(closeness, n - kept, axis=1)[:, n - kept :], axis=1)  # (b, kept), by index for stable ties
         distance = _distances(exact, zero, rows, candidates, metric)
         order = np.argsort(distance, axis=1, kind="stable")[:, :k]
         indices[rows] = np.take_along_axis(candidates, order, axis=1)
@@ -104,8 +109,9 @@ def _distances(exact: np.ndarray, zero: np.ndarray, rows: np.ndarray, candidates
     return distance
 
 
-def umap_layout(points: Any, *, n_neighbors: int = 15, min_dist: float = 0.1, metric: str = "cosine",
-                seed: int = 0) -> Float32[np.ndarray, "n 2"]:
+def umap_layout(
+    points: Any, *, n_neighbors: int = 15, min_dist: float = 0.1, metric: str = "cosine", seed: int = 0
+) -> Float32[np.ndarray, "n 2"]:
     """Lay points out in the plane by UMAP on their exact nearest neighbours; the same call gives the same coordinates.
 
     Parameters
@@ -172,8 +178,15 @@ def _lay_out(points: np.ndarray, n_neighbors: int, min_dist: float, metric: str,
         warnings.filterwarnings("ignore", message="Spectral initialisation failed|Graph is not fully connected")
         # force_approximation_algorithm keeps fewer than 4,096 points off umap's own n x n distances;
         # n_jobs=1 because a fixed seed needs one thread
-        reducer = umap.UMAP(n_neighbors=n_neighbors, min_dist=min_dist, metric=metric, random_state=seed, n_jobs=1,
-                            force_approximation_algorithm=True, precomputed_knn=(indices, distances))
+        reducer = umap.UMAP(
+            n_neighbors=n_neighbors,
+            min_dist=min_dist,
+            metric=metric,
+            random_state=seed,
+            n_jobs=1,
+            force_approximation_algorithm=True,
+            precomputed_knn=(indices, distances),
+        )
         layout = reducer.fit_transform(points.astype(np.float32))
     return np.ascontiguousarray(layout, dtype=np.float32)
 
@@ -210,10 +223,18 @@ def _matrix(points: Any) -> np.ndarray:
         points = points.detach().cpu().float().numpy() if str(points.dtype) == "torch.bfloat16" else points.detach().cpu().numpy()
     points = np.asarray(points)
     if points.ndim != 2 or points.dtype.kind not in "fiu" or not points.size:
-        fail(InputError, f"an array of shape {points.shape} and type {points.dtype}", "a matrix of numbers, one row per point",
-             "pass for instance sae.W_dec")
+        fail(
+            InputError,
+            f"an array of shape {points.shape} and type {points.dtype}",
+            "a matrix of numbers, one row per point",
+            "pass for instance sae.W_dec",
+        )
     if not np.isfinite(points).all():
         bad = int((~np.isfinite(points)).any(axis=1).sum())
-        fail(InputError, f"{bad:,} of {len(points):,} points hold NaN or infinity", "finite numbers",
-             "drop these rows, or look for the overflow (float16?) that made them")
+        fail(
+            InputError,
+            f"{bad:,} of {len(points):,} points hold NaN or infinity",
+            "finite numbers",
+            "drop these rows, or look for the overflow (float16?) that made them",
+        )
     return points if points.dtype.kind == "f" else points.astype(np.float64)

@@ -1,0 +1,258 @@
+"""What does an SAE look like at first sight? The map of its latents, its L0, one latent's examples, and what else there is to load.
+
+Every function takes arrays that were computed elsewhere and returns a plotly Figure or a piece of HTML; nothing is computed here
+beyond logarithms and bins.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float, Integer
+
+from workbench.errors import InputError, fail
+from workbench.figures.theme import FAINT, INK, OKABE_ITO, PAPER, SEQUENTIAL, SMALLEST_FONT, Html, template
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import plotly.graph_objects as go
+
+_VISIBLE = str.maketrans({" ": "␣", "\n": "↵", "\t": "⇥", "\r": "␍"})
+
+
+def latent_map(
+    layout: Float[np.ndarray, "F 2"],
+    frequency: Float[np.ndarray, " F"],
+    top_tokens: Sequence[Sequence[str]],
+    *,
+    title: str = "Latents by decoder direction",
+) -> go.Figure:
+    """The latents at their places in the plane, coloured by how often they fire, with their top tokens on hover.
+
+    Parameters
+    ----------
+    layout : (F, 2) coordinates, for instance of `umap_layout(W_dec)`
+    frequency : (F,) share of tokens on which each latent fires, between 0 and 1
+    top_tokens : F sequences of strings
+        The tokens on which each latent fires most; spaces and line ends are made visible, markup is escaped.
+    title : str
+
+    Returns
+    -------
+    plotly Figure with one WebGL panel; dead latents are grey crosses, counted in the legend.
+
+    Raises
+    ------
+    InputError
+        When the three inputs do not describe the same latents.
+    """
+    import plotly.graph_objects as go
+
+    layout, frequency = np.asarray(layout), np.asarray(frequency, dtype=float)
+    if layout.ndim != 2 or layout.shape[1] != 2 or frequency.shape != (len(layout),) or len(top_tokens) != len(layout):
+        fail(
+            InputError,
+            f"a layout {layout.shape}, {frequency.shape} frequencies and {len(top_tokens)} lists of tokens",
+            "(F, 2), (F,) and F of the same F latents",
+            "compute all three from the same SAE",
+        )
+    dead = frequency <= 0
+    hover = np.array([_hover(latent, frequency[latent], top_tokens[latent]) for latent in range(len(layout))], dtype=object)
+    figure = go.Figure()
+    if dead.any():
+        figure.add_scattergl(
+            x=layout[dead, 0],
+            y=layout[dead, 1],
+            mode="markers",
+            name=f"dead here ({dead.sum():,})",
+            text=hover[dead],
+            hovertemplate="%{text}<extra></extra>",
+            marker={"symbol": "x", "size": 6, "color": FAINT},
+        )
+    figure.add_scattergl(
+        x=layout[~dead, 0],
+        y=layout[~dead, 1],
+        mode="markers",
+        name=f"alive ({(~dead).sum():,})",
+        text=hover[~dead],
+        hovertemplate="%{text}<extra></extra>",
+        marker={
+            "symbol": "circle",
+            "size": 5,
+            "color": np.log10(frequency[~dead]),
+            "colorscale": SEQUENTIAL,
+            "showscale": True,
+            "colorbar": {"title": {"text": "log10 share of tokens", "side": "right"}, "len": 0.85, "y": 0.45},
+        },
+    )
+    figure.update_layout(template=template(), title=title, height=640, legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0})
+    figure.update_xaxes(title="UMAP 1 (no unit)", showticklabels=False, ticks="", zeroline=False)
+    figure.update_yaxes(title="UMAP 2 (no unit)", showticklabels=False, ticks="", zeroline=False, scaleanchor="x")
+    return figure
+
+
+def l0_histogram(l0: Integer[np.ndarray, " N"], *, title: str = "Active latents per token") -> go.Figure:
+    """How many latents are active at once, over tokens, with the mean marked.
+
+    Parameters
+    ----------
+    l0 : (N,) integers, active latents on each token
+    title : str
+
+    Raises
+    ------
+    InputError
+        For an empty or negative `l0`.
+    """
+    import plotly.graph_objects as go
+
+    l0 = np.asarray(l0)
+    if l0.ndim != 1 or not l0.size or l0.dtype.kind not in "iu" or l0.min() < 0:
+        fail(
+            InputError,
+            f"L0 of shape {l0.shape} and type {l0.dtype}",
+            "one count of active latents a token",
+            "pass the row lengths of the codes",
+        )
+    width = max(1, -(-int(l0.max() - l0.min() + 1) // 80))  # whole numbers a bin, at most 80 bins
+    edges = np.arange(l0.min(), l0.max() + width + 1, width)
+    counts, _ = np.histogram(l0, edges)
+    figure = go.Figure(
+        go.Bar(
+            x=edges[:-1] + (width - 1) / 2,
+            y=counts / l0.size,
+            width=0.9 * width,
+            marker_color=OKABE_ITO[0],
+            name="tokens",
+            hovertemplate="L0 %{x}: %{y:.2%} of tokens<extra></extra>",
+        )
+    )
+    figure.add_vline(
+        x=float(l0.mean()),
+        line={"color": OKABE_ITO[5], "dash": "dash"},
+        annotation_text=f"mean {l0.mean():.1f}",
+        annotation_font_size=SMALLEST_FONT,
+    )
+    figure.update_layout(template=template(), title=title, showlegend=False, height=420)
+    figure.update_xaxes(title="L0 (active latents on a token)")
+    figure.update_yaxes(title="share of tokens", tickformat=".0%")
+    return figure
+
+
+def highlight_examples(
+    strings: Sequence[Sequence[str]],
+    activations: Sequence[Any],
+    peaks: Sequence[int],
+    *,
+    sources: Sequence[str] | None = None,
+    title: str = "",
+) -> Html:
+    """Pieces of text shaded by one latent's activation, the peak token framed.
+
+    Parameters
+    ----------
+    strings : k sequences of token strings
+    activations : k arrays as long as the strings
+        The latent's activation on each token; negative counts as 0.
+    peaks : k positions of the peak token in its piece
+    sources : k strings, optional
+        Where each piece is from.
+    title : str
+
+    Returns
+    -------
+    Html
+        Dark ink on a white card in every theme; all text is escaped, hovering a token shows its activation.
+
+    Raises
+    ------
+    InputError
+        When strings, activations and peaks do not belong together.
+    """
+    pieces = [np.asarray(activation, dtype=float) for activation in activations]
+    fits = len(strings) == len(pieces) == len(peaks) and all(
+        piece.shape == (len(text),) and 0 <= peak < len(text) for text, piece, peak in zip(strings, pieces, peaks, strict=False)
+    )
+    if not fits or (sources is not None and len(sources) != len(strings)) or not all(np.isfinite(piece).all() for piece in pieces):
+        fail(
+            InputError,
+            f"{len(strings)} pieces of text, {len(pieces)} rows of activations, {len(peaks)} peaks",
+            "for each piece a finite activation on every token and a peak inside it",
+            "pass what one call of top_examples returned",
+        )
+    top = max((piece.max() for piece in pieces), default=0.0) or 1.0
+    rows = []
+    for index, (text, piece, peak) in enumerate(zip(strings, pieces, peaks, strict=True)):
+        tokens = "".join(
+            _token(string, value, top, position == peak) for position, (string, value) in enumerate(zip(text, piece, strict=True))
+        )
+        source = "" if sources is None else f'<div style="color:#595959;font-size:12px">{html.escape(str(sources[index]))}</div>'
+        rows.append(
+            f'<div style="margin:8px 0;padding:6px 8px;border-left:3px solid {OKABE_ITO[1]}">{source}'
+            f'<code style="white-space:pre-wrap;font-size:13px;background:transparent;color:{INK}">{tokens}</code></div>'
+        )
+    heading = f'<div style="font-weight:bold;font-size:14px">{html.escape(title)}</div>' if title else ""
+    return Html(f'<div class="workbench-examples" style="{_CARD}">{heading}{"".join(rows)}</div>')
+
+
+def catalog_table(table: pd.DataFrame, *, limit: int = 30) -> Html:
+    """A table of models and SAEs as HTML that scrolls in its own card.
+
+    Parameters
+    ----------
+    table : DataFrame
+        What `catalog()` returned, or some of its rows.
+    limit : int
+        Rows shown; the caption says how many there are.
+    """
+    shown = table.head(limit)
+    head = "".join(
+        f'<th style="text-align:left;padding:2px 10px;border-bottom:2px solid {INK};color:{INK}">{html.escape(str(name))}</th>'
+        for name in shown
+    )
+    rows = "".join(
+        "<tr>"
+        + "".join(
+            f'<td style="text-align:left;padding:2px 10px;border-bottom:1px solid #DDDDDD;color:{INK}">{html.escape(_cell(value))}</td>'
+            for value in row
+        )
+        + "</tr>"
+        for row in shown.itertuples(index=False)
+    )
+    note = f"{len(shown):,} of {len(table):,} rows"
+    frame = f"border-collapse:collapse;font-size:13px;background:{PAPER}"
+    return Html(
+        f'<div class="workbench-catalog" style="{_CARD};max-height:420px;overflow:auto"><table style="{frame}">'
+        f'<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table><div style="font-size:12px">{note}</div></div>'
+    )
+
+
+_CARD = f"background:{PAPER};color:{INK};padding:8px 12px;border:1px solid #DDDDDD;border-radius:4px"
+
+
+def _hover(latent: int, frequency: float, tokens: Sequence[str]) -> str:
+    listed = "<br>".join(html.escape(str(token).translate(_VISIBLE)[:40]) for token in tokens)
+    return f"latent {latent}<br>fires on {frequency:.3%} of tokens<br>{listed or 'never fires here'}"
+
+
+def _token(string: str, value: float, top: float, is_peak: bool) -> str:
+    shade = min(max(value, 0.0) / top, 1.0)
+    frame = f"outline:2px solid {OKABE_ITO[5]};font-weight:bold;" if is_peak else ""
+    background = f"background:rgba(230,159,0,{shade:.2f});" if shade > 0 else ""
+    text = html.escape(string.replace("\n", "↵\n"))
+    return f'<span title="{value:.3g}" style="color:{INK};{background}{frame}"{" class=peak" if is_peak else ""}>{text}</span>'
+
+
+def _cell(value: Any) -> str:
+    if value is None or (isinstance(value, float) and not np.isfinite(value)):
+        return "–"
+    return (
+        f"{value:.3g}"
+        if isinstance(value, float)
+        else f"{value:,}"
+        if isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+        else str(value)
+    )
