@@ -2,11 +2,13 @@
 
 from workbench.lazy import attach
 
+# `preflight` is here only as the module of that name; the function is `workbench.preflight` or `workbench.sources.preflight.preflight`.
 _HOMES = {
     "models": ("load_model",),
     "saes": ("load_sae",),
-    "zoo": ("catalog", "data_root", "embedded_models", "embedded_saes", "read_card", "verify_manifest", "write_card", "write_manifest", "zoo_root"),
-    "preflight": ("Preflight", "preflight"),
+    "zoo": ("catalog", "data_root", "embedded_models", "embedded_saes", "read_card", "verify_manifest", "write_card", "write_manifest",
+            "zoo_root"),
+    "preflight": ("Preflight",),
     "quality": ("CERecovered", "Quality", "ReconstructionQuality", "ce_recovered", "explained_variance"),
     "corpora": ("Tokens", "corpus"),
 }
