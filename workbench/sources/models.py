@@ -137,9 +137,9 @@ def minilm_folder(*, revision: str | None = None) -> Path:
 def check_model_folder(folder: Path) -> None:
     """Refuse a folder without config or safetensors, and weights that are damaged. Raises NotFoundError or IntegrityError."""
     if not (folder / "config.json").is_file():
-        inside = sorted(path.parent.name for path in folder.glob("*/config.json"))
+        inside = ", ".join(sorted(path.parent.name for path in folder.glob("*/config.json")))
         fail(NotFoundError, f"{folder} has no config.json", "a Hugging Face model folder (config.json, *.safetensors, tokenizer)",
-             f"pass one of the folders inside it: {', '.join(inside)}" if inside else "check the path, or save the model with save_pretrained")
+             f"pass one of the folders inside it: {inside}" if inside else "check the path, or save the model with save_pretrained")
     config = read_json(folder / "config.json")
     if "model_type" not in config:
         fail(IntegrityError, f"{folder / 'config.json'} names no model_type", "the configuration of a Hugging Face model",
@@ -259,7 +259,8 @@ def _boot(folder: Path, device: torch.device, dtype: torch.dtype) -> Transformer
             AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         except (ValueError, OSError, KeyError, TypeError, AttributeError) as error:
             fail(NotFoundError, f"{folder} has no usable tokenizer ({str(error).splitlines()[0][:200]})",
-                 "tokenizer.json (and tokenizer_config.json)", "copy the tokenizer's files there with tokenizer.save_pretrained", cause=error)
+                 "tokenizer.json (and tokenizer_config.json)", "copy the tokenizer's files there with tokenizer.save_pretrained",
+                 cause=error)
         recorder = _Recorder(source.get_hf_model_class_for_architecture(architecture))
         try:
             model = TransformerBridge.boot_transformers(str(folder), device=device, dtype=dtype, model_class=recorder)
@@ -273,7 +274,8 @@ def _boot(folder: Path, device: torch.device, dtype: torch.dtype) -> Transformer
              f"every weight of a {architecture}", "restore the folder, or save the model again")
     for name, parameter in model.original_model.named_parameters():
         if not torch.isfinite(parameter).all():
-            fail(IntegrityError, f"the weight {name} of {folder.name} is not finite in {str(dtype).removeprefix('torch.')}", "finite weights",
+            fail(IntegrityError, f"the weight {name} of {folder.name} is not finite in {str(dtype).removeprefix('torch.')}",
+                 "finite weights",
                  "restore the folder, or load with dtype='float32'")
     return model
 

@@ -1,0 +1,190 @@
+"""What format is this SAE in, and what are its configuration and weights in SAELens' terms?
+
+1. SAELens folders: `cfg.json` + `sae_weights.safetensors`.
+2. Sparsify (EleutherAI) folders: `cfg.json` + `sae.safetensors`; encoder and decoder have latents first.
+3. Gemma Scope: `params.npz` (JumpReLU); model, site and layer are read from the path as the release writes it.
+4. Dictionary-learning folders: `config.json` + `ae.pt`, read with `weights_only=True`, which runs no code.
+
+Nothing is unpickled: npz with `allow_pickle=False`, torch files with `weights_only=True`.
+Source: `sae_lens/loading/pretrained_sae_loaders.py`, whose configuration converters are used where they work on local files.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from workbench.errors import InputError, IntegrityError, NotFoundError, fail
+from workbench.sources.files import did_you_mean, read_json, verify_weights
+
+if TYPE_CHECKING:
+    import torch
+
+FORMATS = {"sae_weights.safetensors": "saelens", "sae.safetensors": "sparsify", "params.npz": "gemma-scope", "ae.pt": "dictionary-learning"}
+
+
+def folder_format(path: Path) -> tuple[Path, str]:
+    """The folder of an SAE (also when one of its files is named) and the name of its format.
+
+    Raises
+    ------
+    NotFoundError
+        When there is no SAE; names those in folders inside it.
+    """
+    folder = path if path.is_dir() else path.parent
+    if path.is_file() and path.name not in (*FORMATS, "cfg.json", "config.json"):
+        fail(InputError, f"{path} is no file of an SAE", f"a folder, or one of {', '.join(FORMATS)}", "pass the SAE's folder")
+    chosen = [path.name] if path.name in FORMATS else [name for name in FORMATS if (folder / name).is_file()]
+    if chosen:
+        return folder, FORMATS[chosen[0]]
+    inside = sorted({found.parent.relative_to(folder).as_posix() for name in FORMATS for found in folder.glob(f"**/{name}")})
+    fail(NotFoundError, f"{folder} holds no SAE", f"one of {', '.join(FORMATS)} with its configuration",
+         did_you_mean("", inside) + " as sae_id" if inside else "check the path")
+
+
+def read_folder(path: Path, *, lenient: bool = False) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """Configuration and weights of a local SAE, in SAELens' terms, on the CPU, in the dtype on disk.
+
+    Raises
+    ------
+    NotFoundError, IntegrityError, InputError
+        For missing, damaged or unsupported files.
+    """
+    folder, kind = folder_format(path)
+    verify_weights(folder)
+    readers = {"saelens": _saelens, "sparsify": _sparsify, "gemma-scope": _gemma_scope, "dictionary-learning": _dictionary}
+    config, state = readers[kind](folder)
+    if lenient and "architecture" not in config:
+        config = config | {"architecture": "standard"}
+    _check_architecture(config, folder)
+    for name in ("d_in", "d_sae"):
+        value = config.get(name)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            fail(IntegrityError, f"{name}={value!r} in {folder / 'cfg.json'}", "a positive integer", "restore cfg.json")
+    return config, state
+
+
+def _check_architecture(config: dict[str, Any], folder: Path) -> None:
+    from sae_lens.registry import SAE_CLASS_REGISTRY, SAE_TRAINING_CLASS_REGISTRY
+
+    known, architecture = sorted(SAE_CLASS_REGISTRY), config.get("architecture")
+    if architecture is None:
+        fail(IntegrityError, f"{folder / 'cfg.json'} names no architecture", f'"architecture": one of {", ".join(known)}',
+             'add the line; SAELens before version 6 meant "standard" (ReLU) when it wrote none')
+    if architecture in SAE_TRAINING_CLASS_REGISTRY and architecture not in SAE_CLASS_REGISTRY:
+        fail(InputError, f"{folder} holds a training checkpoint of architecture {architecture!r}", "an SAE saved for inference",
+             "save it with SAELens' save_inference_model, which writes a JumpReLU SAE")
+    if architecture not in SAE_CLASS_REGISTRY:
+        fail(IntegrityError, f"{folder / 'cfg.json'} names the unknown architecture {architecture!r}", f"one of {', '.join(known)}",
+             did_you_mean(str(architecture), known).rstrip("?"))
+
+
+def _tensors(path: Path) -> dict[str, torch.Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        fail(IntegrityError, f"{path} cannot be read ({error})", "an undamaged safetensors file", "download or copy it again", cause=error)
+
+
+def _saelens(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    import torch
+
+    config, state = read_json(folder / "cfg.json"), _tensors(folder / "sae_weights.safetensors")
+    factor = state.pop("scaling_factor", None)  # written, always as ones, by SAELens before version 4
+    if factor is not None and not torch.equal(factor, torch.ones_like(factor)):
+        fail(InputError, f"{folder} holds a fine-tuning scaling factor", "an SAE of SAELens 6",
+             "multiply it into the decoder and save again")
+    return config, state
+
+
+def _sparsify(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    import torch
+    from sae_lens.loading.pretrained_sae_loaders import get_sparsify_config_from_disk
+
+    raw = read_json(folder / "cfg.json")
+    for flag in ("signed", "transcode", "skip_connection"):
+        if raw.get(flag):
+            fail(InputError, f"{folder} is a sparsify model with {flag}=true", "a plain TopK SAE", "choose another one")
+    try:
+        config = get_sparsify_config_from_disk(folder)
+    except (ValueError, KeyError) as error:
+        fail(InputError, f"{folder} ({error})",
+             "a folder named as sparsify names it (layers.<n> or embed_tokens), with d_in, k and num_latents",
+             "restore the name that tells its layer", cause=error)
+    weights = _tensors(folder / "sae.safetensors")
+    try:
+        encoder = weights["encoder.weight"] if "encoder.weight" in weights else weights["W_enc"]  # (F, d) as in torch's Linear
+        state = {"W_enc": encoder.T, "W_dec": weights["W_dec"], "b_dec": weights["b_dec"],  # W_dec is (F, d) in sparsify and here
+                 "b_enc": weights.get("encoder.bias", torch.zeros(len(encoder), dtype=encoder.dtype))}
+    except KeyError as error:
+        fail(IntegrityError, f"{folder / 'sae.safetensors'} lacks {error}", "encoder.weight, encoder.bias, W_dec, b_dec",
+             "restore the file",
+             cause=error)
+    return config | {"architecture": "topk"}, state
+
+
+def _gemma_scope(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    import numpy as np
+    import torch
+    from sae_lens.loading.pretrained_sae_loaders import get_gemma_2_config_from_hf
+
+    path = folder / "params.npz"
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {("W_" + name[2:] if name.startswith("w_") else name): file[name] for name in file.files}
+        state = {name: torch.from_numpy(arrays[name]) for name in ("W_enc", "W_dec", "b_enc", "b_dec", "threshold")}
+        d_in, d_sae = state["W_enc"].shape
+    except (ValueError, KeyError, EOFError, OSError, TypeError, zipfile.BadZipFile) as error:
+        fail(IntegrityError, f"{path} cannot be read ({error})", "arrays W_enc, W_dec, b_enc, b_dec, threshold, without pickled objects",
+             "download it again", cause=error)
+    place = folder.as_posix()
+    repository = re.search(r"gemma-scope-(?:2b|9b|27b)-(?:pt|it)-(?:res|mlp|att)", place)
+    layer = re.search(r"layer_\d+.*|embedding.*", place)
+    config: dict[str, Any] = {}
+    if repository and layer:  # SAELens' converter needs the release's own names; a folder without them tells no model or hook
+        config = get_gemma_2_config_from_hf(repository.group(0), layer.group(0), "cpu")
+        if "embedding" in layer.group(0):  # trained on embeddings scaled by sqrt(d_model), as Gemma's first layer sees them
+            state["W_enc"], state["W_dec"] = state["W_enc"] / d_in**0.5, state["W_dec"] * d_in**0.5
+    config = {"prepend_bos": True, **config, "d_in": int(d_in), "d_sae": int(d_sae)}
+    return config | {"architecture": "jumprelu", "apply_b_dec_to_input": False}, state
+
+
+def _dictionary(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    import torch
+
+    raw = read_json(folder / "config.json")
+    try:
+        saved = torch.load(folder / "ae.pt", map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, zipfile.BadZipFile) as error:
+        fail(IntegrityError, f"{folder / 'ae.pt'} cannot be read without running code from it ({str(error).splitlines()[0][:150]})",
+             "a torch file of tensors only", "download it again, or save its state_dict() alone", cause=error)
+    trainer = raw.get("trainer") or {}
+    architectures = {"AutoEncoder": "standard", "AutoEncoderNew": "standard", "AutoEncoderTopK": "topk", "GatedAutoEncoder": "gated",
+                     "JumpReluAutoEncoder": "jumprelu", "BatchTopKSAE": "jumprelu", "MatryoshkaBatchTopKSAE": "jumprelu"}
+    kind = trainer.get("dict_class")
+    if kind not in architectures:
+        fail(InputError, f"dict_class={kind!r} in {folder / 'config.json'}", f"one of {', '.join(architectures)}",
+             did_you_mean(str(kind), architectures).rstrip("?"))
+    names = {"b_enc": ("b_enc", "encoder.bias"), "b_dec": ("b_dec", "bias", "decoder_bias"), "b_mag": ("mag_bias",),
+             "b_gate": ("gate_bias",), "r_mag": ("r_mag",)}
+    try:
+        state = {"W_enc": saved["W_enc"] if "W_enc" in saved else saved["encoder.weight"].T,
+                 "W_dec": saved["W_dec"] if "W_dec" in saved else saved["decoder.weight"].T}
+    except (KeyError, TypeError) as error:
+        fail(IntegrityError, f"{folder / 'ae.pt'} lacks {error}", "encoder and decoder weights", "restore the file", cause=error)
+    state |= {ours: saved[theirs] for ours, options in names.items() for theirs in options if theirs in saved}
+    d_in, d_sae = state["W_enc"].shape
+    if architectures[kind] == "jumprelu" and "threshold" in saved:
+        state["threshold"] = saved["threshold"].reshape(-1).expand(d_sae)
+    hook = f"blocks.{trainer['layer']}.hook_resid_post" if "layer" in trainer else None
+    config = {"architecture": architectures[kind], "d_in": int(d_in), "d_sae": int(d_sae), "hook_name": hook,
+              "model_name": str(trainer.get("lm_name", "")).split("/")[-1] or None,
+              "context_size": (raw.get("buffer") or {}).get("ctx_len"),
+              "prepend_bos": True, "apply_b_dec_to_input": kind != "JumpReluAutoEncoder", "neuronpedia_id": None}
+    return config | ({"activation_fn": "topk", "activation_fn_kwargs": {"k": trainer.get("k")}} if kind == "AutoEncoderTopK" else {}), state
