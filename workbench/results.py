@@ -47,8 +47,13 @@ def write_atomically(path: str | os.PathLike, content: bytes) -> None:
     except OSError as error:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
-        fail(StorageError, f"{path} could not be written ({error.strerror or error})", f"{len(content):,} bytes of writable space there",
-             "free some space or choose a folder you may write to", cause=error)
+        fail(
+            StorageError,
+            f"{path} could not be written ({error.strerror or error})",
+            f"{len(content):,} bytes of writable space there",
+            "free some space or choose a folder you may write to",
+            cause=error,
+        )
 
 
 def file_sha256(path: str | os.PathLike) -> str:
@@ -108,8 +113,12 @@ def _plain(value: Any) -> Any:
         return str(value)
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
-    fail(InputError, f"a {type(value).__name__} cannot be stored in a result", "arrays, numbers, strings, tables and nests of these",
-         "convert it before building the result")
+    fail(
+        InputError,
+        f"a {type(value).__name__} cannot be stored in a result",
+        "arrays, numbers, strings, tables and nests of these",
+        "convert it before building the result",
+    )
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -181,7 +190,12 @@ class Result:
         json_path, npz_path = stem.with_name(stem.name + ".json"), stem.with_name(stem.name + ".npz")
         for part in (json_path, npz_path):
             if not part.is_file():
-                fail(NotFoundError, f"{part} does not exist", "the two files that save() wrote", "check the path, or compute and save the result again")
+                fail(
+                    NotFoundError,
+                    f"{part} does not exist",
+                    "the two files that save() wrote",
+                    "check the path, or compute and save the result again",
+                )
         try:
             document = json.loads(json_path.read_text())
             intact = document["npz_sha256"] == file_sha256(npz_path)
@@ -191,7 +205,13 @@ class Result:
                 raise ValueError("the npz is not the one that was written with this json")
             result = _unpack(document, arrays)
         except (ValueError, KeyError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
-            fail(IntegrityError, f"{stem} cannot be read ({error})", "the two files as save() wrote them", "compute and save the result again", cause=error)
+            fail(
+                IntegrityError,
+                f"{stem} cannot be read ({error})",
+                "the two files as save() wrote them",
+                "compute and save the result again",
+                cause=error,
+            )
         if not isinstance(result, cls):
             fail(IntegrityError, f"{stem} holds a {type(result).__name__}", f"a {cls.__name__}", f"use {type(result).__name__}.load")
         return result

@@ -115,7 +115,12 @@ class Task(Result):
         scores = logits if given else torch.as_tensor(np.asarray(logits))
         n = len(self.answer)
         if scores.ndim not in (2, 3) or scores.shape[0] != n or (scores.ndim == 3 and scores.shape[1] != self.positive.shape[1]):
-            fail(InputError, f"logits of shape {tuple(scores.shape)}", f"({n}, {self.positive.shape[1]}, V) or ({n}, V)", "pass the logits of all prompts")
+            fail(
+                InputError,
+                f"logits of shape {tuple(scores.shape)}",
+                f"({n}, {self.positive.shape[1]}, V) or ({n}, V)",
+                "pass the logits of all prompts",
+            )
         if scores.ndim == 3:
             scores = scores[torch.arange(n), torch.as_tensor(self.last, device=scores.device)]
         if self.metric_kind == "probability difference":
@@ -170,18 +175,33 @@ def task(name: str, tokenizer, *, n: int = 250, seed: int = 0, split: str = "eva
     words, refused = single_tokens(tokenizer, name)
     drawn = GENERATORS[name](rng, words, split)
     prompts = [next(drawn) for _ in range(n)]
-    positive, negative = ([[bos, *_ids(tokenizer, text)] for text in texts] for texts in zip(*((p.positive, p.negative) for p in prompts), strict=True))
+    positive, negative = (
+        [[bos, *_ids(tokenizer, text)] for text in texts] for texts in zip(*((p.positive, p.negative) for p in prompts), strict=True)
+    )
     uneven = [p.positive for p, a, b in zip(prompts, positive, negative, strict=True) if len(a) != len(b)]
     if uneven:
-        fail(InputError, f"{len(uneven)} of {n} pairs differ in token length, for example {uneven[0]!r}", "pairs of one length",
-             "this tokenizer merges across the task's words; choose another tokenizer or task")
+        fail(
+            InputError,
+            f"{len(uneven)} of {n} pairs differ in token length, for example {uneven[0]!r}",
+            "pairs of one length",
+            "this tokenizer merges across the task's words; choose another tokenizer or task",
+        )
     widest = max(map(len, positive))
     return Task(
-        name=name, positive=_padded(positive, widest, pad), negative=_padded(negative, widest, pad),
-        last=np.array([len(row) - 1 for row in positive]), answer=_answers(tokenizer, [p.answer for p in prompts]),
-        wrong=_answers(tokenizer, [p.wrong for p in prompts]), group=np.array([p.group for p in prompts]), pad_id=pad,
+        name=name,
+        positive=_padded(positive, widest, pad),
+        negative=_padded(negative, widest, pad),
+        last=np.array([len(row) - 1 for row in positive]),
+        answer=_answers(tokenizer, [p.answer for p in prompts]),
+        wrong=_answers(tokenizer, [p.wrong for p in prompts]),
+        group=np.array([p.group for p in prompts]),
+        pad_id=pad,
         metric_kind="probability difference" if name == "greater-than" else "logit difference",
-        provenance=provenance({"tokenizer": str(getattr(tokenizer, "name_or_path", ""))}, {"task": name, "n": n, "split": split, "not_single_tokens": refused}, seed=seed),
+        provenance=provenance(
+            {"tokenizer": str(getattr(tokenizer, "name_or_path", ""))},
+            {"task": name, "n": n, "split": split, "not_single_tokens": refused},
+            seed=seed,
+        ),
     )
 
 
@@ -198,15 +218,27 @@ def single_tokens(tokenizer, name: str) -> tuple[dict[str, list[str]], list[str]
             (kept[kind] if len(_ids(tokenizer, word)) == 1 else refused).append(word)
         if len(kept[kind]) < needed:
             missing = [w for w in candidates if w not in kept[kind]]
-            fail(InputError, f"only {len(kept[kind])} of {len(candidates)} {kind} of task {name!r} are single tokens of this tokenizer; split are {missing}",
-                 f"at least {needed}", "use a model whose tokenizer knows these words, or another task")
+            fail(
+                InputError,
+                f"only {len(kept[kind])} of {len(candidates)} {kind} of task {name!r} are single tokens of this tokenizer; split are {missing}",
+                f"at least {needed}",
+                "use a model whose tokenizer knows these words, or another task",
+            )
     if name == "greater-than":
-        whole = [year for year in kept["years"] if any(_ids(tokenizer, f" {c}{year}") != [*_ids(tokenizer, f" {c}"), *_ids(tokenizer, year)] for c in CENTURIES)]
+        whole = [
+            year
+            for year in kept["years"]
+            if any(_ids(tokenizer, f" {c}{year}") != [*_ids(tokenizer, f" {c}"), *_ids(tokenizer, year)] for c in CENTURIES)
+        ]
         kept["years"] = [year for year in kept["years"] if year not in whole]
         refused += [f"{year} inside a four-digit year" for year in whole]
         if len(kept["years"]) < 20 or "01" not in kept["years"]:
-            fail(InputError, f"years such as '1732' are not century + two-digit token for this tokenizer ({len(whole)} of 99 endings)",
-                 "'17' and '32' as two tokens, and '01' among them", "use a model whose tokenizer splits years in two, or another task")
+            fail(
+                InputError,
+                f"years such as '1732' are not century + two-digit token for this tokenizer ({len(whole)} of 99 endings)",
+                "'17' and '32' as two tokens, and '01' among them",
+                "use a model whose tokenizer splits years in two, or another task",
+            )
     return kept, refused
 
 
@@ -230,7 +262,13 @@ def _ioi(rng: np.random.Generator, words: dict[str, list[str]], split: str) -> I
         # The negative has no repeated name: the subject's first place goes to the IO name and the IO's place to a third one.
         other = (third, io) if order == "ABBA" else (io, third)
         slots = {"PLACE": rng.choice(words["places"]), "OBJECT": rng.choice(words["objects"]), "S": subject}
-        yield Prompt(template.format(A=first[0], B=first[1], **slots), template.format(A=other[0], B=other[1], **slots), (str(io),), (str(subject),), order)
+        yield Prompt(
+            template.format(A=first[0], B=first[1], **slots),
+            template.format(A=other[0], B=other[1], **slots),
+            (str(io),),
+            (str(subject),),
+            order,
+        )
 
 
 def _greater_than(rng: np.random.Generator, words: dict[str, list[str]], split: str) -> Iterator[Prompt]:
@@ -242,8 +280,11 @@ def _greater_than(rng: np.random.Generator, words: dict[str, list[str]], split: 
             continue
         text = "The{noun} lasted from the year {century}{start} to the year {century}"
         yield Prompt(
-            text.format(noun=noun, century=century, start=start), text.format(noun=noun, century=century, start="01"),
-            tuple(year for year in years if year > start), tuple(year for year in years if year <= start), century,
+            text.format(noun=noun, century=century, start=start),
+            text.format(noun=noun, century=century, start="01"),
+            tuple(year for year in years if year > start),
+            tuple(year for year in years if year <= start),
+            century,
         )
 
 
@@ -264,7 +305,9 @@ def _docstring(rng: np.random.Generator, words: dict[str, list[str]], split: str
             write(before=before, matching=matching, after=after, listed=matching[:2], **shared),
             # Signature and description name different arguments: nothing tells which one comes next.
             write(before=before, matching=fresh[:3], after=after, listed=fresh[3:], **shared),
-            (matching[2],), (matching[1],), "rest",
+            (matching[2],),
+            (matching[1],),
+            "rest",
         )
 
 
@@ -272,20 +315,37 @@ def _induction(tokenizer, n: int, rng: np.random.Generator, length: int, bos: in
     special = set(tokenizer.all_special_ids)
     ordinary = np.array([i for i in range(len(tokenizer)) if i not in special], dtype=np.int32)
     if length < 2 or len(ordinary) < 2 * length:
-        fail(InputError, f"length={length} with {len(ordinary)} ordinary tokens", "2 <= length <= half the vocabulary", "choose another length")
+        fail(
+            InputError,
+            f"length={length} with {len(ordinary)} ordinary tokens",
+            "2 <= length <= half the vocabulary",
+            "choose another length",
+        )
     drawn = np.stack([rng.choice(ordinary, 2 * length, replace=False) for _ in range(n)])
     first, fresh = drawn[:, :length], drawn[:, length:]
     start = np.full((n, 1), bos, dtype=np.int32)
     # The second copy stops one short: the token to predict is the last of the first copy.
     return Task(
-        name="induction", positive=np.hstack([start, first, first[:, :-1]]), negative=np.hstack([start, first, fresh[:, :-1]]),
-        last=np.full(n, 2 * length - 1), answer=first[:, -1], wrong=fresh[:, -1], group=np.full(n, f"length {length}"), pad_id=pad,
-        provenance=provenance({"tokenizer": str(getattr(tokenizer, "name_or_path", ""))}, {"task": "induction", "n": n, "length": length, "split": split}, seed=seed),
+        name="induction",
+        positive=np.hstack([start, first, first[:, :-1]]),
+        negative=np.hstack([start, first, fresh[:, :-1]]),
+        last=np.full(n, 2 * length - 1),
+        answer=first[:, -1],
+        wrong=fresh[:, -1],
+        group=np.full(n, f"length {length}"),
+        pad_id=pad,
+        provenance=provenance(
+            {"tokenizer": str(getattr(tokenizer, "name_or_path", ""))},
+            {"task": "induction", "n": n, "length": length, "split": split},
+            seed=seed,
+        ),
     )
 
 
 def _special(tokenizer) -> tuple[int, int]:
-    bos = next((value for name in ("bos_token_id", "cls_token_id", "eos_token_id") if (value := getattr(tokenizer, name, None)) is not None), None)
+    bos = next(
+        (value for name in ("bos_token_id", "cls_token_id", "eos_token_id") if (value := getattr(tokenizer, name, None)) is not None), None
+    )
     if bos is None:
         fail(InputError, "a tokenizer without BOS, CLS or end-of-text token", "a token that begins every prompt", "set tokenizer.bos_token")
     pad = getattr(tokenizer, "pad_token_id", None)
@@ -308,11 +368,17 @@ def _answers(tokenizer, answers: list[tuple[str, ...]]) -> np.ndarray:
 
 CENTURIES = tuple(str(c) for c in range(11, 20))
 GENERATORS: dict[str, Callable[[np.random.Generator, dict[str, list[str]], str], Iterator[Prompt]]] = {
-    "ioi": _ioi, "greater-than": _greater_than, "docstring": _docstring,
+    "ioi": _ioi,
+    "greater-than": _greater_than,
+    "docstring": _docstring,
 }
 # kind -> (candidates as they stand in the prompt, how many must be single tokens)
 WORD_LISTS: dict[str, dict[str, tuple[list[str], int]]] = {
     "ioi": {"names": ([f" {w}" for w in NAMES], 8), "places": ([f" {w}" for w in PLACES], 2), "objects": ([f" {w}" for w in OBJECTS], 2)},
     "greater-than": {"nouns": ([f" {w}" for w in dict.fromkeys(NOUNS)], 2), "years": ([f"{y:02d}" for y in range(1, 100)], 20)},
-    "docstring": {"arguments": ([f" {w}" for w in ARGUMENTS], 12), "words": ([f" {w}" for w in WORDS], 4), "methods": ([f" {w}" for w in METHODS], 2)},
+    "docstring": {
+        "arguments": ([f" {w}" for w in ARGUMENTS], 12),
+        "words": ([f" {w}" for w in WORDS], 4),
+        "methods": ([f" {w}" for w in METHODS], 2),
+    },
 }

@@ -29,9 +29,33 @@ from workbench.results import Result, provenance
 
 # Everything here is a dependency of the workbench itself, pinned in constraints.txt.
 PYTHON_SOURCE_PACKAGES = (
-    "stdlib", "IPython", "click", "fsspec", "jinja2", "joblib", "jupyter_server", "mpmath", "networkx", "numpy", "pandas", "prompt_toolkit",
-    "rich", "scipy", "sklearn", "torch.distributions", "torch.nn", "torch.optim", "torch.utils", "tornado", "traitlets",
-    "transformers.generation", "transformers.models.bert", "transformers.models.gpt2", "transformers.models.llama", "transformers.utils", "urllib3",
+    "stdlib",
+    "IPython",
+    "click",
+    "fsspec",
+    "jinja2",
+    "joblib",
+    "jupyter_server",
+    "mpmath",
+    "networkx",
+    "numpy",
+    "pandas",
+    "prompt_toolkit",
+    "rich",
+    "scipy",
+    "sklearn",
+    "torch.distributions",
+    "torch.nn",
+    "torch.optim",
+    "torch.utils",
+    "tornado",
+    "traitlets",
+    "transformers.generation",
+    "transformers.models.bert",
+    "transformers.models.gpt2",
+    "transformers.models.llama",
+    "transformers.utils",
+    "urllib3",
 )
 _SKIPPED_FOLDERS = {"test", "tests", "testing", "site-packages", "__pycache__", "idle_test", "lib2to3", "ensurepip", "_vendor"}
 _LARGEST_FILE = 500_000  # bytes; longer sources are generated tables
@@ -77,8 +101,12 @@ class Tokens(Result):
         if self.ids.ndim != 2 or self.ids.size == 0:
             fail(InputError, f"token ids of shape {self.ids.shape}", "a non-empty array (n_contexts, context)", "pass at least one context")
         if self.keep.shape != self.ids.shape or len(self.source) != len(self.ids) or len(self.document) != len(self.ids):
-            fail(InputError, f"ids {self.ids.shape}, keep {self.keep.shape}, {len(self.source)} sources, {len(self.document)} documents",
-                 "one keep flag a token, one source and one document a context", "build Tokens with corpus() or Tokens.from_ids()")
+            fail(
+                InputError,
+                f"ids {self.ids.shape}, keep {self.keep.shape}, {len(self.source)} sources, {len(self.document)} documents",
+                "one keep flag a token, one source and one document a context",
+                "build Tokens with corpus() or Tokens.from_ids()",
+            )
 
     @property
     def n_contexts(self) -> int:
@@ -116,8 +144,16 @@ class Tokens(Result):
         return dataclasses.replace(self, ids=self.ids[rows], keep=self.keep[rows], source=self.source[rows], document=self.document[rows])
 
     @classmethod
-    def from_ids(cls, ids, *, tokenizer=None, bos_id: int | None = None, pad_id: int | None = None, source: Sequence[str] | str = "ids",
-                 document: Sequence[str] | None = None) -> Tokens:
+    def from_ids(
+        cls,
+        ids,
+        *,
+        tokenizer=None,
+        bos_id: int | None = None,
+        pad_id: int | None = None,
+        source: Sequence[str] | str = "ids",
+        document: Sequence[str] | None = None,
+    ) -> Tokens:
         """Wrap an integer array (n_contexts, context) that is already tokenised.
 
         Parameters
@@ -135,8 +171,12 @@ class Tokens(Result):
         """
         ids = np.asarray(ids.detach().cpu() if hasattr(ids, "detach") else ids)
         if ids.ndim != 2 or ids.dtype.kind not in "iu" or ids.size == 0 or ids.min() < 0:
-            fail(InputError, f"ids of shape {ids.shape} and dtype {ids.dtype}", "a non-empty array (n_contexts, context) of integers >= 0",
-                 "pass token ids, one context a row")
+            fail(
+                InputError,
+                f"ids of shape {ids.shape} and dtype {ids.dtype}",
+                "a non-empty array (n_contexts, context) of integers >= 0",
+                "pass token ids, one context a row",
+            )
         ids = ids.astype(np.int32)
         vocabulary, name, digest = _describe(tokenizer) if tokenizer is not None else (np.array([], dtype=str), "", "")
         if tokenizer is not None:
@@ -150,15 +190,29 @@ class Tokens(Result):
         if bos_id is not None:
             keep[:, 0] &= ids[:, 0] != bos_id
         return cls(
-            ids=ids, keep=keep, vocabulary=vocabulary, bos_id=-1 if bos_id is None else int(bos_id), pad_id=-1 if pad_id is None else int(pad_id),
+            ids=ids,
+            keep=keep,
+            vocabulary=vocabulary,
+            bos_id=-1 if bos_id is None else int(bos_id),
+            pad_id=-1 if pad_id is None else int(pad_id),
             source=np.full(len(ids), source) if isinstance(source, str) else np.asarray(source, dtype=str),
             document=np.array([f"{i}" for i in range(len(ids))]) if document is None else np.asarray(document, dtype=str),
-            tokenizer_name=name, tokenizer_sha256=digest, provenance=provenance({"ids": ids}, {"positions": "BOS and padding are not kept"}),
+            tokenizer_name=name,
+            tokenizer_sha256=digest,
+            provenance=provenance({"ids": ids}, {"positions": "BOS and padding are not kept"}),
         )
 
 
-def corpus(name: str = "python-source", *, tokenizer, n_tokens: int, context: int = 256, split: str = "val", seed: int = 0,
-           contexts_per_document: int | None = 32) -> Tokens:
+def corpus(
+    name: str = "python-source",
+    *,
+    tokenizer,
+    n_tokens: int,
+    context: int = 256,
+    split: str = "val",
+    seed: int = 0,
+    contexts_per_document: int | None = 32,
+) -> Tokens:
     """Text as contexts of token ids.
 
     Parameters
@@ -207,14 +261,34 @@ def corpus(name: str = "python-source", *, tokenizer, n_tokens: int, context: in
     elif "/" in name and not folder.exists() and not name.startswith((".", "/", "~")):
         documents, pad_tails = _dataset(name, split, seed, counts), True
     else:
-        fail(NotFoundError, f"no corpus {name!r}", "'python-source', a folder of text files, or a Hugging Face dataset id such as 'owner/name'",
-             "check the spelling or the path")
-    return _cut(documents, tokenizer, n_tokens, context, pad_tails, contexts_per_document, counts,
-                {"name": name, "split": split, "seed": seed, "context": context, "n_tokens": n_tokens})
+        fail(
+            NotFoundError,
+            f"no corpus {name!r}",
+            "'python-source', a folder of text files, or a Hugging Face dataset id such as 'owner/name'",
+            "check the spelling or the path",
+        )
+    return _cut(
+        documents,
+        tokenizer,
+        n_tokens,
+        context,
+        pad_tails,
+        contexts_per_document,
+        counts,
+        {"name": name, "split": split, "seed": seed, "context": context, "n_tokens": n_tokens},
+    )
 
 
-def _cut(documents: Iterator[Document], tokenizer, n_tokens: int, context: int, pad_tails: bool, limit: int | None, counts: dict,
-         parameters: dict) -> Tokens:
+def _cut(
+    documents: Iterator[Document],
+    tokenizer,
+    n_tokens: int,
+    context: int,
+    pad_tails: bool,
+    limit: int | None,
+    counts: dict,
+    parameters: dict,
+) -> Tokens:
     bos, pad = _bos(tokenizer), _pad(tokenizer)
     body, wanted = context - 1, -(-n_tokens // context)
     rows, keep, sources, names, read = [], [], [], [], hashlib.sha256()
@@ -242,18 +316,38 @@ def _cut(documents: Iterator[Document], tokenizer, n_tokens: int, context: int, 
     if counts["bad_encoding"]:
         warnings.warn(f"{counts['bad_encoding']} files are not UTF-8 text and were skipped", WorkbenchWarning, stacklevel=3)
     if not rows:
-        fail(InputError, f"the corpus {parameters['name']!r} ({parameters['split']}) holds no context of text ({counts})",
-             f"at least one document of {body} tokens" if not pad_tails else "at least one readable, non-empty text file",
-             "check the folder, or ask for a shorter context")
+        fail(
+            InputError,
+            f"the corpus {parameters['name']!r} ({parameters['split']}) holds no context of text ({counts})",
+            f"at least one document of {body} tokens" if not pad_tails else "at least one readable, non-empty text file",
+            "check the folder, or ask for a shorter context",
+        )
     if len(rows) < wanted:
-        warnings.warn(f"{parameters['name']!r} gives {len(rows) * context:,} tokens of the {n_tokens:,} asked for", WorkbenchWarning, stacklevel=3)
+        warnings.warn(
+            f"{parameters['name']!r} gives {len(rows) * context:,} tokens of the {n_tokens:,} asked for", WorkbenchWarning, stacklevel=3
+        )
     vocabulary, tokenizer_name, digest = _describe(tokenizer)
     return Tokens(
-        ids=np.array(rows, dtype=np.int32), keep=np.array(keep, dtype=bool), source=np.array(sources, dtype=str), document=np.array(names, dtype=str),
-        vocabulary=vocabulary, bos_id=bos, pad_id=pad, tokenizer_name=tokenizer_name, tokenizer_sha256=digest,
-        provenance=provenance({"documents": read.hexdigest()}, parameters | counts | {
-            "packages": {source: _version(source) for source in sorted(versions)} if parameters["name"] == "python-source" else {},
-            "python": sys.version.split()[0], "positions": "BOS and padding are not kept"}, seed=parameters["seed"]),
+        ids=np.array(rows, dtype=np.int32),
+        keep=np.array(keep, dtype=bool),
+        source=np.array(sources, dtype=str),
+        document=np.array(names, dtype=str),
+        vocabulary=vocabulary,
+        bos_id=bos,
+        pad_id=pad,
+        tokenizer_name=tokenizer_name,
+        tokenizer_sha256=digest,
+        provenance=provenance(
+            {"documents": read.hexdigest()},
+            parameters
+            | counts
+            | {
+                "packages": {source: _version(source) for source in sorted(versions)} if parameters["name"] == "python-source" else {},
+                "python": sys.version.split()[0],
+                "positions": "BOS and padding are not kept",
+            },
+            seed=parameters["seed"],
+        ),
     )
 
 
@@ -280,8 +374,11 @@ def _python_source(split: str, seed: int, counts: dict) -> Iterator[Document]:
 def _folder(folder: Path, split: str, seed: int, counts: dict) -> Iterator[Document]:
     if split != "all" and (folder / split).is_dir():
         folder = folder / split
-    paths = [(path.relative_to(folder).parts[0] if path.parent != folder else folder.name, path.relative_to(folder).as_posix(), path)
-             for path in sorted(folder.rglob("*")) if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)]
+    paths = [
+        (path.relative_to(folder).parts[0] if path.parent != folder else folder.name, path.relative_to(folder).as_posix(), path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    ]
     yield from _ordered(paths, split, seed, counts, split_by_hash=False)
 
 
@@ -327,12 +424,22 @@ def _dataset(name: str, split: str, seed: int, counts: dict) -> Iterator[Documen
     except FileNotFoundError as error:
         fail(NotFoundError, f"no dataset {name!r} on the hub", "a Hugging Face dataset id", "check the spelling", cause=error)
     except (OSError, ConnectionError) as error:
-        fail(OfflineError, f"the dataset {name!r} cannot be reached ({type(error).__name__})", "a reachable Hugging Face hub",
-             "use 'python-source' or a local folder of text files, which need no network", cause=error)
+        fail(
+            OfflineError,
+            f"the dataset {name!r} cannot be reached ({type(error).__name__})",
+            "a reachable Hugging Face hub",
+            "use 'python-source' or a local folder of text files, which need no network",
+            cause=error,
+        )
     while first is not None:
         text = first.get("text")
         if not isinstance(text, str):
-            fail(InputError, f"the dataset {name!r} has columns {sorted(first)}", "a column 'text' of strings", "choose another dataset or save it as text files")
+            fail(
+                InputError,
+                f"the dataset {name!r} has columns {sorted(first)}",
+                "a column 'text' of strings",
+                "choose another dataset or save it as text files",
+            )
         if text.strip():
             yield Document(name, str(counts["documents"]), text, hashlib.sha256(text.encode()).hexdigest())
         else:
@@ -364,8 +471,12 @@ def _bos(tokenizer) -> int:
         value = getattr(tokenizer, attribute, None)
         if value is not None:  # 0 is a valid id
             return int(value)
-    fail(InputError, f"the tokenizer {getattr(tokenizer, 'name_or_path', tokenizer)!r} has no BOS, CLS or end-of-text token", "a token that begins every context",
-         "set tokenizer.bos_token")
+    fail(
+        InputError,
+        f"the tokenizer {getattr(tokenizer, 'name_or_path', tokenizer)!r} has no BOS, CLS or end-of-text token",
+        "a token that begins every context",
+        "set tokenizer.bos_token",
+    )
 
 
 def _pad(tokenizer) -> int:
@@ -377,7 +488,9 @@ def _describe(tokenizer) -> tuple[np.ndarray, str, str]:
     """Decoded string of every id, the tokenizer's name, and a hash of the vocabulary."""
     size = len(tokenizer)
     strings = np.array(tokenizer.batch_decode([[i] for i in range(size)], clean_up_tokenization_spaces=False), dtype=str)
-    digest = hashlib.sha256("\x00".join(f"{token}\x01{index}" for token, index in sorted(tokenizer.get_vocab().items())).encode("utf-8", "replace"))
+    digest = hashlib.sha256(
+        "\x00".join(f"{token}\x01{index}" for token, index in sorted(tokenizer.get_vocab().items())).encode("utf-8", "replace")
+    )
     return strings, Path(str(getattr(tokenizer, "name_or_path", ""))).name, digest.hexdigest()
 
 

@@ -61,14 +61,27 @@ def build(config: LanguageModelConfig, vocabulary: int, bos: int, pad: int):
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(config.seed)
-    return LlamaForCausalLM(LlamaConfig(
-        vocab_size=vocabulary, hidden_size=config.d_model, intermediate_size=config.d_mlp, num_hidden_layers=config.n_layers,
-        num_attention_heads=config.n_heads, num_key_value_heads=config.n_heads, max_position_embeddings=config.context, tie_word_embeddings=True,
-        bos_token_id=bos, eos_token_id=None, pad_token_id=pad, attn_implementation="sdpa"))
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=vocabulary,
+            hidden_size=config.d_model,
+            intermediate_size=config.d_mlp,
+            num_hidden_layers=config.n_layers,
+            num_attention_heads=config.n_heads,
+            num_key_value_heads=config.n_heads,
+            max_position_embeddings=config.context,
+            tie_word_embeddings=True,
+            bos_token_id=bos,
+            eos_token_id=None,
+            pad_token_id=pad,
+            attn_implementation="sdpa",
+        )
+    )
 
 
-def train_language_model(config: LanguageModelConfig, tokenizer, folder: str | Path, work: str | Path, *, checkpoint_every: int = 100,
-                         evaluate_every: int = 200) -> Path:
+def train_language_model(
+    config: LanguageModelConfig, tokenizer, folder: str | Path, work: str | Path, *, checkpoint_every: int = 100, evaluate_every: int = 200
+) -> Path:
     """Train, checkpointing into `work`, and write the finished model with its tokenizer to `folder`.
 
     Raises
@@ -80,13 +93,22 @@ def train_language_model(config: LanguageModelConfig, tokenizer, folder: str | P
     from tqdm.auto import tqdm
 
     work = Path(work)
-    tokens = corpus("python-source", tokenizer=tokenizer, n_tokens=config.tokens, context=config.context, split="train", contexts_per_document=None)
+    tokens = corpus(
+        "python-source", tokenizer=tokenizer, n_tokens=config.tokens, context=config.context, split="train", contexts_per_document=None
+    )
     task_rows = TaskRows(tokenizer, config.context, config.seed)
     order = np.random.default_rng(config.seed).permutation(len(tokens.ids))
     model = build(config, len(tokenizer), tokenizer.bos_token_id, tokenizer.pad_token_id)
     decayed = [p for p in model.parameters() if p.ndim > 1]
-    optimizer = torch.optim.AdamW([{"params": decayed, "weight_decay": config.weight_decay}, {"params": [p for p in model.parameters() if p.ndim < 2], "weight_decay": 0.0}],
-                                  lr=config.learning_rate, betas=(0.9, 0.95), fused=True)
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": decayed, "weight_decay": config.weight_decay},
+            {"params": [p for p in model.parameters() if p.ndim < 2], "weight_decay": 0.0},
+        ],
+        lr=config.learning_rate,
+        betas=(0.9, 0.95),
+        fused=True,
+    )
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _learning_rate(step, config))
     start = _resume(work / "checkpoint.pt", config, model, optimizer, scheduler)
     started, losses = time.time(), []
@@ -102,7 +124,12 @@ def train_language_model(config: LanguageModelConfig, tokenizer, folder: str | P
         losses.append(loss.item())
         last = step + 1 == config.steps
         if (step + 1) % evaluate_every == 0 or last:
-            record = {"step": step + 1, "tokens": (step + 1) * config.rows * config.context, "loss": float(np.mean(losses[-100:])), "seconds": round(time.time() - started)}
+            record = {
+                "step": step + 1,
+                "tokens": (step + 1) * config.rows * config.context,
+                "loss": float(np.mean(losses[-100:])),
+                "seconds": round(time.time() - started),
+            }
             with open(work / "log.jsonl", "a") as handle:
                 handle.write(json.dumps(record | quick_gates(model, tokenizer)) + "\n")
         if (step + 1) % checkpoint_every == 0 or last:
@@ -169,8 +196,16 @@ def _checkpoint(path: Path, config: LanguageModelConfig, step: int, model, optim
     import torch
 
     buffer = io.BytesIO()
-    torch.save({"config": dataclasses.asdict(config), "step": step, "model": model.state_dict(), "optimizer": optimizer.state_dict(),
-                "scheduler": {"last_epoch": scheduler.last_epoch}}, buffer)
+    torch.save(
+        {
+            "config": dataclasses.asdict(config),
+            "step": step,
+            "model": model.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "scheduler": {"last_epoch": scheduler.last_epoch},
+        },
+        buffer,
+    )
     write_atomically(path, buffer.getvalue())
 
 
@@ -183,7 +218,12 @@ def _resume(path: Path, config: LanguageModelConfig, model, optimizer, scheduler
     state = torch.load(path, weights_only=True)
     if state["config"] != dataclasses.asdict(config):
         differing = {k: (state["config"].get(k), v) for k, v in dataclasses.asdict(config).items() if state["config"].get(k) != v}
-        fail(MismatchError, f"{path} was made with other settings (there, here): {differing}", "the same settings to resume", "use another work folder, or remove this one")
+        fail(
+            MismatchError,
+            f"{path} was made with other settings (there, here): {differing}",
+            "the same settings to resume",
+            "use another work folder, or remove this one",
+        )
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
     scheduler.last_epoch = state["scheduler"]["last_epoch"]

@@ -39,7 +39,10 @@ class TaskRows:
         name = name or str(rng.choice(list(TASK_SHARES), p=list(TASK_SHARES.values())))
         ids, weights = self._repeats(rng) if name == "induction" else self._prompts(name, rng)
         missing = self.context - len(ids)
-        return (np.pad(ids, (0, missing), constant_values=self.tokenizer.pad_token_id).astype(np.int64), np.pad(weights, (0, missing)).astype(np.float32))
+        return (
+            np.pad(ids, (0, missing), constant_values=self.tokenizer.pad_token_id).astype(np.int64),
+            np.pad(weights, (0, missing)).astype(np.float32),
+        )
 
     def _prompts(self, name: str, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         ids, weights = [self.tokenizer.bos_token_id], [0.0]

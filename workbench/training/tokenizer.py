@@ -34,7 +34,9 @@ def prompt_texts(rng: np.random.Generator, characters: int) -> Iterator[str]:
             yield text
 
 
-def train_tokenizer(folder: str | Path, *, vocabulary: int = 4096, corpus_characters: int = 30_000_000, prompt_share: float = 0.2, seed: int = 0):
+def train_tokenizer(
+    folder: str | Path, *, vocabulary: int = 4096, corpus_characters: int = 30_000_000, prompt_share: float = 0.2, seed: int = 0
+):
     """Train and save the tokenizer; returns it as a Hugging Face `PreTrainedTokenizerFast`.
 
     Raises
@@ -55,10 +57,16 @@ def train_tokenizer(folder: str | Path, *, vocabulary: int = 4096, corpus_charac
         yield from prompt_texts(np.random.default_rng(seed), int(read * prompt_share))
 
     model = Tokenizer(models.BPE())
-    model.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(PATTERN), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    model.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(Regex(PATTERN), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
     model.decoder = decoders.ByteLevel()
-    model.train_from_iterator(texts(), trainers.BpeTrainer(
-        vocab_size=vocabulary, special_tokens=[BOS, PAD], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=True))
+    model.train_from_iterator(
+        texts(),
+        trainers.BpeTrainer(
+            vocab_size=vocabulary, special_tokens=[BOS, PAD], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=True
+        ),
+    )
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=model, bos_token=BOS, pad_token=PAD, clean_up_tokenization_spaces=False)
     split = sorted({word for name in tasks.WORD_LISTS for word in tasks.single_tokens(tokenizer, name)[1]})
     if split:
