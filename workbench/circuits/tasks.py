@@ -23,14 +23,17 @@ from workbench.results import Result, provenance
 
 NAMES = (
     "Mary John Tom James Anna Paul Mark Lucy Sarah Peter David Emma Alice Jack Robert Laura Simon Kate Henry Julia Adam Helen George Rose "
-    "Daniel Susan Kevin Grace Martin Diana Oliver Claire Victor Nina Frank Sofia Louis Clara Oscar Ruth Philip Jane Walter Irene Edward Amy "
-    "Arthur Eva Brian Maria Carl Linda Eric Karen Steven Judy Roger Nancy Andrew Lisa"
+    "Daniel Susan Kevin Grace Martin Diana Oliver Claire Victor Nina Frank Sofia Louis Clara Oscar Ruth Philip Jane Walter Irene Edward "
+    "Amy Arthur Eva Brian Maria Carl Linda Eric Karen Steven Judy Roger Nancy Andrew Lisa"
 ).split()
-PLACES = "store garden school office station library market museum hospital park beach restaurant kitchen church bank hotel farm theater harbor factory".split()
+PLACES = (
+    "store garden school office station library market museum hospital park beach restaurant "
+    "kitchen church bank hotel farm theater harbor factory"
+).split()
 OBJECTS = "book drink ball ring letter map box key coin hat picture basket flower gift pen card lamp knife cup ticket".split()
 NOUNS = (
-    "war siege journey voyage famine drought festival project reign conflict mission trial strike plague rebellion campaign expedition dynasty "
-    "alliance debate survey program study contest program treaty exile construction crisis dispute occupation partnership tradition"
+    "war siege journey voyage famine drought festival project reign conflict mission trial strike plague rebellion campaign expedition "
+    "dynasty alliance debate survey program study contest program treaty exile construction crisis dispute occupation partnership tradition"
 ).split()
 ARGUMENTS = (
     "name path data size value index key node text line mode type kind form file label shape axis order level count limit width height "
@@ -220,7 +223,7 @@ def single_tokens(tokenizer, name: str) -> tuple[dict[str, list[str]], list[str]
             missing = [w for w in candidates if w not in kept[kind]]
             fail(
                 InputError,
-                f"only {len(kept[kind])} of {len(candidates)} {kind} of task {name!r} are single tokens of this tokenizer; split are {missing}",
+                f"only {len(kept[kind])} of {len(candidates)} {kind} of task {name!r} are single tokens; split are {missing}",
                 f"at least {needed}",
                 "use a model whose tokenizer knows these words, or another task",
             )

@@ -1,7 +1,7 @@
 """How good are the embedded models and SAEs? The numbers of their cards, measured on text and prompts that training never saw.
 
 1. A model: mean next-token cross-entropy on the held-out split, and the share of unseen task prompts it answers right.
-2. An SAE: explained variance, L0 and dead share on `QUALITY_TOKENS` held-out tokens, CE recovered on `CE_CONTEXTS` contexts, all without BOS.
+2. An SAE: explained variance, L0 and dead share on `QUALITY_TOKENS` held-out tokens, CE recovered on `CE_CONTEXTS` contexts; no BOS.
 3. `write_cards` writes them into the cards; `verify_cards` measures them again and compares.
 """
 
@@ -198,8 +198,9 @@ def _write_model_card(name: str, numbers: dict[str, Any]) -> None:
         front,
         f"""# {name}
 
-A {recipe.n_layers}-layer, {recipe.n_heads}-head, d_model {recipe.d_model} Llama-architecture language model ({numbers["parameters"]:,} parameters, tied embeddings,
-context {recipe.context}) for testing interpretability methods. Trained on {recipe.tokens:,} tokens of installed Python source and generated task prompts, seed {recipe.seed}
+A {recipe.n_layers}-layer, {recipe.n_heads}-head, d_model {recipe.d_model} Llama-architecture language model
+({numbers["parameters"]:,} parameters, tied embeddings, context {recipe.context}) for testing interpretability methods.
+Trained on {recipe.tokens:,} tokens of installed Python source and generated task prompts, seed {recipe.seed}
 (`workbench train lm {name}`). Weights are float16.
 
 Cross-entropy on held-out files: {numbers["cross_entropy"]:.3f} nats a token.
@@ -241,8 +242,9 @@ def _write_sae_card(name: str, numbers: dict[str, float]) -> None:
         front,
         f"""# {name}
 
-A sparse autoencoder ({metadata["training_architecture"]}, {config["d_sae"]:,} latents) of `{metadata["hook_name"]}` of `{metadata["model_name"]}`, trained with SAELens on
-{metadata["training_tokens"]:,} tokens, BOS left out, seed {metadata["seed"]} (initial weights from {metadata["initial_seed"]}). SAELens folder, float16.
+A sparse autoencoder ({metadata["training_architecture"]}, {config["d_sae"]:,} latents) of `{metadata["hook_name"]}`
+of `{metadata["model_name"]}`, trained with SAELens on {metadata["training_tokens"]:,} tokens, BOS left out, seed {metadata["seed"]}
+(initial weights from {metadata["initial_seed"]}). SAELens folder, float16.
 
 | measured on {QUALITY_TOKENS:,} held-out tokens without BOS | |
 |---|---|
