@@ -72,7 +72,7 @@ def read_manifest() -> dict[str, str]:
     path = zoo_root() / MANIFEST
     if not path.is_file():
         fail(NotFoundError, f"{path} does not exist", "the manifest of the embedded zoo",
-             "check out the repository's data folder, point WORKBENCH_DATA at it, or write the manifest with `workbench zoo`")
+             "check out the repository's data folder, point WORKBENCH_DATA at it, or write the manifest with `workbench zoo manifest`")
     files = read_json(path).get("files")
     if not isinstance(files, dict) or not all(isinstance(value, str) for value in files.values()):
         fail(IntegrityError, f"{path} lists no files", 'a JSON object {"files": {path: SHA-256}}', "restore it from the repository")
