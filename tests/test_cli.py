@@ -124,11 +124,11 @@ def test_catalog_filters_by_words(monkeypatch, capsys):
 def test_preflight_prints_the_verdict(verdict, status, monkeypatch, capsys):
     import pandas as pd
 
-    report = types.SimpleNamespace(verdict=verdict, summary=lambda: pd.DataFrame({"field": ["L0"], "value": [32.0]}))
+    report = types.SimpleNamespace(verdict=verdict, reason="because", checks=pd.DataFrame({"check": ["L0"], "measured": ["32"]}))
     model = types.SimpleNamespace(tokenizer="tokenizer")
     for name, answer in {"load_model": model, "load_sae": "sae", "corpus": "tokens", "preflight": report}.items():
         monkeypatch.setitem(vars(workbench), name, lambda *args, answer=answer, **kwargs: answer)
     assert cli.main(["preflight", "m", "s", "--tokens", "100"]) == status
     out = capsys.readouterr().out
-    assert f"verdict: {verdict}" in out
+    assert f"verdict: {verdict}: because" in out
     assert "32" in out

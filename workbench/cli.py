@@ -128,6 +128,6 @@ def _preflight(options: argparse.Namespace) -> int:
     sae = load_sae(options.sae, options.sae_id)
     tokens = corpus(options.corpus, tokenizer=model.tokenizer, n_tokens=options.tokens)
     report = preflight(model, sae, tokens)
-    print(report.summary().to_string(index=False, na_rep=""))
-    print(f"\nverdict: {report.verdict}")
+    print(report.checks.to_string(index=False, na_rep=""))
+    print(f"\nverdict: {report.verdict}: {report.reason}")
     return int(report.verdict == "wrong")

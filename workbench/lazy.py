@@ -9,6 +9,7 @@ Source: PEP 562 (module __getattr__ and __dir__).
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -30,7 +31,7 @@ NAMES: dict[str, str] = {
     "Tokens": "workbench.sources.corpora",
     "harvest": "workbench.activations.harvest",
     "ActivationStore": "workbench.activations.store",
-    "encode": "workbench.activations.codes",
+    "encode": "workbench.activations.encoding",
     "FeatureCodes": "workbench.activations.codes",
     "map_reduce": "workbench.activations.streaming",
     "umap_layout": "workbench.geometry.layout",
@@ -61,4 +62,4 @@ def attach(package: str, names: Mapping[str, str] = NAMES) -> tuple[Callable[[st
             raise AttributeError(f"module {package!r} has no attribute {name!r}; its public names are listed in {package}.__all__")
         return getattr(importlib.import_module(names[name]), name)
 
-    return getattr_, lambda: sorted([*names, "__version__"])
+    return getattr_, lambda: sorted({*names, *vars(sys.modules.get(package, object))})

@@ -81,31 +81,35 @@ def test_bad_l0_is_refused(l0):
         l0_histogram(l0)
 
 
+def examples(*rows):
+    names = ["tokens", "activations", "start", "position", "source", "document"]
+    return pd.DataFrame([dict(zip(names, row, strict=False)) for row in rows], columns=names[: len(rows[0])] if rows else names)
+
+
 def test_examples_keep_the_text_escape_it_and_frame_the_peak():
-    page = highlight_examples(
-        [["def", " add", EVIL], ["x", "y"]], [np.array([0, 2.0, 1]), np.array([0.5, -1])], [1, 0], sources=["a&b", "c"], title="<t>"
-    )
+    table = examples((["def", " add", EVIL], [0, 2.0, 1], 10, 11, "a&b", "f.py"), (["x", "y"], [0.5, -1], 0, 0, "c", "<i>"))
+    page = highlight_examples(table, title="<t>")
     seen = Text(page._repr_html_())
-    assert "script" not in seen.tags
+    assert not {"script", "i", "t"} & set(seen.tags)
     assert "def add<script>alert(1)</script>&↵\n" in seen.text
     assert seen.peaks == [" add", "x"]
-    assert "a&b" in seen.text
+    assert "a&b · f.py" in seen.text
     assert "<t>" in seen.text
     assert "rgba(230,159,0,1.00)" in page.markup
     assert page.markup.count("rgba(230,159,0,") == 3  # the zero and the negative activation are not shaded
 
 
 def test_examples_without_activation_are_not_shaded():
-    assert "rgba(230" not in highlight_examples([["a"]], [np.zeros(1)], [0]).markup
+    assert "rgba(230" not in highlight_examples(examples((["a"], [0.0], 0, 0))).markup
+    assert "never fires" in highlight_examples(examples()).markup
 
 
-@pytest.mark.parametrize(
-    ("strings", "activations", "peaks"),
-    [([["a"]], [np.zeros(2)], [0]), ([["a"]], [np.zeros(1)], [1]), ([["a"]], [], [0]), ([["a"]], [np.array([np.nan])], [0])],
-)
-def test_examples_that_do_not_fit_are_refused(strings, activations, peaks):
+@pytest.mark.parametrize("row", [(["a"], [0.0, 1.0], 0, 0), (["a"], [0.0], 0, 1), (["a"], [0.0], 3, 2), (["a"], [np.nan], 0, 0)])
+def test_examples_that_do_not_fit_are_refused(row):
     with pytest.raises(InputError, match="top_examples"):
-        highlight_examples(strings, activations, peaks)
+        highlight_examples(examples(row))
+    with pytest.raises(InputError, match="start"):
+        highlight_examples(examples(row).drop(columns="start"))
 
 
 def test_catalog_escapes_and_counts():

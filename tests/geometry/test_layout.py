@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -213,11 +212,3 @@ def test_unwritable_cache_warns_and_still_answers(tmp_path, monkeypatch):
     monkeypatch.setenv("WORKBENCH_CACHE", str(blocker / "cache"))
     with pytest.warns(WorkbenchWarning, match="not kept"):
         assert umap_layout(planted(size=10)[0]).shape == (60, 2)
-
-
-def test_default_cache_is_in_the_home_folder(monkeypatch):
-    from workbench.geometry.layout import cache_folder
-
-    monkeypatch.delenv("WORKBENCH_CACHE", raising=False)
-    monkeypatch.setenv("HOME", "/somewhere")
-    assert cache_folder() == Path("/somewhere/.cache/sae-workbench")

@@ -142,24 +142,14 @@ def l0_histogram(l0: Integer[np.ndarray, " N"], *, title: str = "Active latents 
     return figure
 
 
-def highlight_examples(
-    strings: Sequence[Sequence[str]],
-    activations: Sequence[Any],
-    peaks: Sequence[int],
-    *,
-    sources: Sequence[str] | None = None,
-    title: str = "",
-) -> Html:
+def highlight_examples(examples: pd.DataFrame, *, title: str = "") -> Html:
     """Pieces of text shaded by one latent's activation, the peak token framed.
 
     Parameters
     ----------
-    strings : k sequences of token strings
-    activations : k arrays as long as the strings
-        The latent's activation on each token; negative counts as 0.
-    peaks : k positions of the peak token in its piece
-    sources : k strings, optional
-        Where each piece is from.
+    examples : DataFrame
+        What `FeatureCodes.top_examples` returned; of it the columns tokens and activations (equally long lists), start and position
+        (of the window and of its peak in the context), and, where there are any, source and document.
     title : str
 
     Returns
@@ -170,32 +160,24 @@ def highlight_examples(
     Raises
     ------
     InputError
-        When strings, activations and peaks do not belong together.
+        When columns are missing, tokens and activations differ in length, an activation is not finite or a peak lies outside its piece.
     """
-    pieces = [np.asarray(activation, dtype=float) for activation in activations]
-    fits = len(strings) == len(pieces) == len(peaks) and all(
-        piece.shape == (len(text),) and 0 <= peak < len(text) for text, piece, peak in zip(strings, pieces, peaks, strict=False)
-    )
-    if not fits or (sources is not None and len(sources) != len(strings)) or not all(np.isfinite(piece).all() for piece in pieces):
-        fail(
-            InputError,
-            f"{len(strings)} pieces of text, {len(pieces)} rows of activations, {len(peaks)} peaks",
-            "for each piece a finite activation on every token and a peak inside it",
-            "pass what one call of top_examples returned",
-        )
-    top = max((piece.max() for piece in pieces), default=0.0) or 1.0
-    rows = []
-    for index, (text, piece, peak) in enumerate(zip(strings, pieces, peaks, strict=True)):
-        tokens = "".join(
-            _token(string, value, top, position == peak) for position, (string, value) in enumerate(zip(text, piece, strict=True))
-        )
-        source = "" if sources is None else f'<div style="color:#595959;font-size:12px">{html.escape(str(sources[index]))}</div>'
-        rows.append(
-            f'<div style="margin:8px 0;padding:6px 8px;border-left:3px solid {OKABE_ITO[1]}">{source}'
-            f'<code style="white-space:pre-wrap;font-size:13px;background:transparent;color:{INK}">{tokens}</code></div>'
-        )
+    missing = {"tokens", "activations", "start", "position"} - set(examples)
+    if missing:
+        fail(InputError, f"a table without the columns {', '.join(sorted(missing))}", "the table that top_examples returns", "pass that")
+    pieces = []
+    for row in examples.to_dict("records"):
+        activations, peak = np.asarray(row["activations"], dtype=float), row["position"] - row["start"]
+        if activations.shape != (len(row["tokens"]),) or not 0 <= peak < len(activations) or not np.isfinite(activations).all():
+            fail(
+                InputError, f"{len(row['tokens'])} tokens, {activations.size} activations, a peak at {peak}",
+                "a finite activation on every token and a peak among them", "pass the table of top_examples as it is",
+            )  # fmt: skip
+        pieces.append((row["tokens"], activations, peak, " · ".join(str(row[name]) for name in ("source", "document") if name in row)))
+    top = max((activations.max() for _, activations, _, _ in pieces), default=0.0) or 1.0
+    body = "".join(_piece(*piece, top) for piece in pieces) or "<div>never fires here</div>"
     heading = f'<div style="font-weight:bold;font-size:14px">{html.escape(title)}</div>' if title else ""
-    return Html(f'<div class="workbench-examples" style="{_CARD}">{heading}{"".join(rows)}</div>')
+    return Html(f'<div class="workbench-examples" style="{_CARD}">{heading}{body}</div>')
 
 
 def catalog_table(table: pd.DataFrame, *, limit: int = 30) -> Html:
@@ -236,6 +218,15 @@ _CARD = f"background:{PAPER};color:{INK};padding:8px 12px;border:1px solid #DDDD
 def _hover(latent: int, frequency: float, tokens: Sequence[str]) -> str:
     listed = "<br>".join(html.escape(str(token).translate(_VISIBLE)[:40]) for token in tokens)
     return f"latent {latent}<br>fires on {frequency:.3%} of tokens<br>{listed or 'never fires here'}"
+
+
+def _piece(tokens: Sequence[str], activations: np.ndarray, peak: int, source: str, top: float) -> str:
+    spans = "".join(_token(token, value, top, place == peak) for place, (token, value) in enumerate(zip(tokens, activations, strict=True)))
+    return (
+        f'<div style="margin:8px 0;padding:6px 8px;border-left:3px solid {OKABE_ITO[1]}">'
+        f'<div style="color:#595959;font-size:12px">{html.escape(source)}</div>'
+        f'<code style="white-space:pre-wrap;font-size:13px;background:transparent;color:{INK}">{spans}</code></div>'
+    )
 
 
 def _token(string: str, value: float, top: float, is_peak: bool) -> str:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Int64
 
+from workbench.activations.harvest import cache_folder
 from workbench.errors import InputError, WorkbenchError, WorkbenchWarning, fail
 from workbench.results import array_sha256, write_atomically
 
@@ -153,11 +153,6 @@ def umap_layout(
         layout = _lay_out(points, n_neighbors, min_dist, metric, seed)
         _write(path, layout)
     return layout
-
-
-def cache_folder() -> Path:
-    """Where results that only cost time are kept: WORKBENCH_CACHE, by default `~/.cache/sae-workbench`."""
-    return Path(os.environ.get("WORKBENCH_CACHE") or Path.home() / ".cache" / "sae-workbench")
 
 
 def _lay_out(points: np.ndarray, n_neighbors: int, min_dist: float, metric: str, seed: int) -> np.ndarray:
