@@ -130,7 +130,8 @@ def hook_advice(model: TransformerBridge, hook: str | None) -> str:
     return did_you_mean(hook, [name for name in model.hook_dict if "resid" in name]).rstrip("?")
 
 
-def activations_at(model: TransformerBridge, hook: str, tokens: Tokens, *, batch_size: int = 8) -> Iterator[tuple[torch.Tensor, np.ndarray]]:
+def activations_at(model: TransformerBridge, hook: str, tokens: Tokens, *,
+                   batch_size: int = 8) -> Iterator[tuple[torch.Tensor, np.ndarray]]:
     """Activations at a hook, batch by batch: (b, context, ...) with the kept positions (b, context).
 
     Raises
