@@ -81,7 +81,7 @@ def corpus(
     context: int = 256,
     split: str = "val",
     seed: int = 0,
-    contexts_per_document: int | None = 32,
+    contexts_per_document: int | None | str = "auto",
 ) -> Tokens:
     """Text as contexts of token ids.
 
@@ -100,8 +100,9 @@ def corpus(
         `"train"`, `"val"` or `"all"`.
     seed : int
         Order of the documents.
-    contexts_per_document : int or None
+    contexts_per_document : int, None or "auto"
         At most so many from one document, so that few long files do not fill a small sample; None for no limit.
+        `"auto"` is 32 for `"python-source"` and no limit for texts of your own.
 
     Returns
     -------
@@ -123,6 +124,8 @@ def corpus(
     if split not in ("train", "val", "all"):
         fail(InputError, f"split={split!r}", "'train', 'val' or 'all'", "choose one of them")
     counts: dict[str, int] = {"bad_encoding": 0, "duplicate": 0, "empty": 0, "documents": 0, "tails_dropped": 0, "tails_padded": 0}
+    if contexts_per_document == "auto":
+        contexts_per_document = 32 if name == "python-source" else None
     folder = Path(name).expanduser()
     if name == "python-source":
         documents, pad_tails = _python_source(split, seed, counts), False

@@ -22,6 +22,9 @@ import numpy as np
 from workbench.errors import InputError, fail
 
 CHECKPOINT_TOKENS = 1_000_000
+# Exponent of the coefficient's answer to (running L0 / target), each step. L0 follows the coefficient with a lag of a few hundred steps;
+# a faster answer overshoots, and latents that an overshoot silences never fire again.
+CONTROL_GAIN = 0.005
 ARCHITECTURES = {"topk": "topk", "relu": "standard", "jumprelu": "jumprelu", "batchtopk": "batchtopk", "matryoshka": "matryoshka_batchtopk"}
 
 
@@ -65,7 +68,7 @@ def embedded_recipes() -> list[SAERecipe]:
     variants += [dataclasses.replace(base, width=width) for width in (256, 512, 2048)]
     variants += [dataclasses.replace(base, k=k) for k in (16, 64)]
     variants += [
-        dataclasses.replace(base, architecture="relu", sparsity_coefficient=0.5),
+        dataclasses.replace(base, architecture="relu", sparsity_coefficient=0.1),
         dataclasses.replace(base, architecture="jumprelu", sparsity_coefficient=0.02),
     ]
     variants += [dataclasses.replace(base, architecture=architecture) for architecture in ("batchtopk", "matryoshka")]
@@ -150,7 +153,7 @@ def train_sae(
         if recipe.architecture in ("relu", "jumprelu") and step < 0.75 * steps:
             average = 0.98 * average + 0.02 * float((output.feature_acts > 0).sum(-1).float().mean())
             for schedule in trainer.coefficient_schedulers.values():
-                schedule.final_value *= float(np.clip(average / recipe.k, 0.5, 2.0)) ** 0.01
+                schedule.final_value *= float(np.clip(average / recipe.k, 0.5, 2.0)) ** CONTROL_GAIN
         if (step + 1) * recipe.batch // CHECKPOINT_TOKENS > step * recipe.batch // CHECKPOINT_TOKENS and step + 1 < steps:
             _checkpoint(Path(work), sae, trainer)
     return _export(recipe, sae, trainer, Path(folder), Path(work))

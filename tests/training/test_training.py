@@ -1,0 +1,196 @@
+"""Training: what is drawn is fixed by seed and step, an interrupted run ends where an uninterrupted one does, what is saved loads elsewhere."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from workbench.circuits import tasks
+from workbench.errors import InputError, MismatchError
+from workbench.training import language_model as lm
+from workbench.training import saes
+from workbench.training.mixture import ANSWER_WEIGHT, TaskRows
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    """The real recipe on a tenth of its text."""
+    from workbench.training.tokenizer import train_tokenizer
+
+    return train_tokenizer(tmp_path_factory.mktemp("tokenizer"), vocabulary=2400, corpus_characters=200_000, prompt_share=6.0)
+
+
+@pytest.fixture(scope="module")
+def config():
+    return dataclasses.replace(
+        lm.config_for("pylm-2l"), d_model=32, n_heads=4, d_mlp=48, context=64, rows=4, task_rows=1, late_task_rows=1, tokens=4 * 64 * 12
+    )
+
+
+def test_task_words_and_years_are_single_tokens(tokenizer):
+    for name in tasks.WORD_LISTS:
+        assert tasks.single_tokens(tokenizer, name)[1] == []
+    assert tokenizer.bos_token_id == 0
+    assert tokenizer.decode(tokenizer("def f(x):\n    return x  # 1732 é")["input_ids"]) == "def f(x):\n    return x  # 1732 é"
+    assert [tokenizer.decode([i]) for i in tokenizer("1732")["input_ids"]] == ["17", "32"]
+
+
+def test_rows_are_fixed_by_seed_and_number(tokenizer):
+    rows, again, other = TaskRows(tokenizer, 128, 0), TaskRows(tokenizer, 128, 0), TaskRows(tokenizer, 128, 1)
+    for number in (0, 7):
+        for first, second in zip(rows.row(number), again.row(number), strict=True):
+            np.testing.assert_array_equal(first, second)
+    assert (rows.row(0)[0] != other.row(0)[0]).any()
+
+
+def test_answers_weigh_more_and_padding_nothing(tokenizer):
+    ids, weights = TaskRows(tokenizer, 128, 0).row(3, "ioi")
+    assert (weights[ids == tokenizer.pad_token_id] == 0).all()
+    names = {tokenizer(name)["input_ids"][0] for name in tasks.WORD_LISTS["ioi"]["names"][0]}
+    heavy = ids[weights == ANSWER_WEIGHT]
+    assert len(heavy) >= 3
+    assert set(heavy) <= names
+    ids, weights = TaskRows(tokenizer, 128, 0).row(3, "induction")
+    first = int(np.argmax(weights > 0))
+    assert (ids[first:] == ids[first - (first - 2) : len(ids) - (first - 2)]).all()  # weighted tokens repeat what stood a run earlier
+
+
+def test_weighted_loss_by_hand():
+    import torch
+
+    logits = torch.log(torch.tensor([[[0.5, 0.5], [0.25, 0.75], [0.5, 0.5]]]))
+    ids, weights = torch.tensor([[0, 1, 0]]), torch.tensor([[9.0, 1.0, 3.0]])
+    expected = (1 * -np.log(0.5) + 3 * -np.log(0.25)) / 4
+    assert float(lm.weighted_loss(logits, ids, weights)) == pytest.approx(expected, rel=1e-6)  # float32
+
+
+def test_an_interrupted_run_ends_with_the_same_weights(tokenizer, config, tmp_path, monkeypatch):
+    from safetensors.numpy import load_file
+
+    whole = lm.train_language_model(config, tokenizer, tmp_path / "whole", tmp_path / "work-whole", checkpoint_every=4, evaluate_every=100)
+    real, calls = lm.weighted_loss, []
+
+    def stop_at_seven(*arguments):
+        calls.append(1)
+        if len(calls) == 7:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(lm, "weighted_loss", stop_at_seven)
+    with pytest.raises(KeyboardInterrupt):
+        lm.train_language_model(config, tokenizer, tmp_path / "resumed", tmp_path / "work", checkpoint_every=4, evaluate_every=100)
+    assert not (tmp_path / "resumed").exists()
+    monkeypatch.setattr(lm, "weighted_loss", real)
+    resumed = lm.train_language_model(config, tokenizer, tmp_path / "resumed", tmp_path / "work", checkpoint_every=4, evaluate_every=100)
+    first, second = load_file(whole / "model.safetensors"), load_file(resumed / "model.safetensors")
+    for name in first:
+        np.testing.assert_array_equal(first[name], second[name])
+    assert json.loads((whole / "config.json").read_text())["model_type"] == "llama"
+    with pytest.raises(MismatchError, match="learning_rate"):
+        lm.train_language_model(dataclasses.replace(config, learning_rate=1.0), tokenizer, tmp_path / "x", tmp_path / "work")
+
+
+def planted(n=40_000, latents=64, d=16, seed=0):
+    rng = np.random.default_rng(seed)
+    directions = rng.standard_normal((latents, d))
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    codes = (rng.random((n, latents)) < 0.04) * rng.uniform(0.5, 1.5, (n, latents))
+    return (codes @ directions * 4 + 3).astype(np.float32)
+
+
+@pytest.mark.parametrize("architecture", sorted(saes.ARCHITECTURES))
+def test_every_architecture_trains_saves_and_loads_in_sae_lens(architecture, tmp_path):
+    import torch
+    from sae_lens import SAE
+
+    start = {"relu": 0.1, "jumprelu": 0.02}.get(architecture, 0.0)
+    recipe = saes.SAERecipe("m", 1, architecture, k=4, width=64, tokens=120_000, batch=256, sparsity_coefficient=start)
+    data = planted()
+    folder = saes.train_sae(recipe, data, tmp_path / recipe.name, tmp_path / "work", context=64)
+    sae = SAE.load_from_disk(folder, dtype="float32")
+    x = torch.from_numpy(data[:4000])
+    with torch.no_grad():
+        codes = sae.encode(x)
+        error = ((x - sae.decode(codes)) ** 2).sum() / ((x - x.mean(0)) ** 2).sum()
+    assert float(error) < 0.8  # well under predicting the mean, after a minute's training
+    torch.testing.assert_close(sae.W_dec.norm(dim=1), torch.ones(64), atol=2e-3, rtol=0)  # float16 rounding of unit rows
+    metadata = sae.cfg.metadata
+    assert (metadata.model_name, metadata.hook_name, metadata.prepend_bos, metadata.context_size) == (
+        "m",
+        "blocks.1.hook_resid_post",
+        True,
+        64,
+    )
+    assert not (tmp_path / "work").exists()
+
+
+def test_folding_changes_no_code(tmp_path):
+    """The saved SAE gives what the trained one gave: scale and decoder norms moved into the weights."""
+    import torch
+    from sae_lens import SAE
+
+    recipe = saes.SAERecipe("m", 1, k=4, width=64, tokens=60_000, batch=256)
+    data, kept = planted(), {}
+    real = saes._export
+
+    def remember(recipe, sae, trainer, folder, work):
+        with torch.no_grad():
+            scale = trainer.activation_scaler.scaling_factor
+            kept["x_hat"] = sae.decode(sae.encode(torch.from_numpy(data[:500]) * scale)) / scale
+        return real(recipe, sae, trainer, folder, work)
+
+    saes._export = remember
+    try:
+        folder = saes.train_sae(recipe, data, tmp_path / "sae", tmp_path / "work")
+    finally:
+        saes._export = real
+    sae = SAE.load_from_disk(folder, dtype="float32")
+    with torch.no_grad():
+        x_hat = sae.decode(sae.encode(torch.from_numpy(data[:500])))
+    # Half precision moves a value near the k-th place now and then; nearly all rows agree to its rounding.
+    assert ((x_hat - kept["x_hat"]).norm(dim=1) < 0.02 * kept["x_hat"].norm(dim=1)).float().mean() > 0.97
+
+
+def test_seeds_see_the_same_tokens_in_the_same_order_and_start_elsewhere():
+    import torch
+
+    data = planted(2_000)
+    first, second = saes.Batches(data, 128), saes.Batches(data, 128)
+    for _ in range(20):  # more than one pass
+        torch.testing.assert_close(next(first), next(second))
+    recipes = saes.embedded_recipes()
+    assert len({recipe.name for recipe in recipes}) == len(recipes) == 24
+    assert len({recipe.initial_seed for recipe in recipes}) == len({(recipe.model, recipe.layer, recipe.seed) for recipe in recipes})
+
+
+def test_an_interrupted_sae_ends_with_the_same_weights(tmp_path, monkeypatch):
+    from safetensors.numpy import load_file
+
+    monkeypatch.setattr(saes, "CHECKPOINT_TOKENS", 10_000)
+    recipe, data = saes.SAERecipe("m", 1, k=4, width=32, tokens=40_000, batch=256), planted()
+    whole = saes.train_sae(recipe, data, tmp_path / "whole", tmp_path / "w1")
+    real = saes.Batches.__next__
+
+    def stop(self):
+        if self.position == 100:
+            raise KeyboardInterrupt
+        return real(self)
+
+    monkeypatch.setattr(saes.Batches, "__next__", stop)
+    with pytest.raises(KeyboardInterrupt):
+        saes.train_sae(recipe, data, tmp_path / "resumed", tmp_path / "w2")
+    monkeypatch.setattr(saes.Batches, "__next__", real)
+    resumed = saes.train_sae(recipe, data, tmp_path / "resumed", tmp_path / "w2")
+    first, second = (load_file(folder / "sae_weights.safetensors") for folder in (whole, resumed))
+    for name in first:
+        np.testing.assert_array_equal(first[name], second[name])
+
+
+def test_bad_recipes(tmp_path):
+    with pytest.raises(InputError, match="one of"):
+        saes.train_sae(saes.SAERecipe("m", 0, "soft"), planted(2_000), tmp_path / "x", tmp_path / "w")
+    with pytest.raises(InputError, match="finite"):
+        saes.train_sae(saes.SAERecipe("m", 0), np.full((100, 8), np.nan, np.float32), tmp_path / "x", tmp_path / "w")
+    with pytest.raises(InputError, match="pylm-4l"):
+        lm.config_for("pylm-9l")
