@@ -1,4 +1,4 @@
-"""Training: what is drawn is fixed by seed and step, an interrupted run ends where an uninterrupted one does, what is saved loads elsewhere."""
+"""Training: rows are fixed by seed and step, an interrupted run ends where a whole one does, what is saved loads elsewhere."""
 
 import dataclasses
 import json
