@@ -1,0 +1,290 @@
+"""How do a model's activations on a text get to disk, once, without holding them in memory and without losing work?
+
+1. Identify the model (hash), the text (hash), the hooks and the layout: batches of whole contexts, shards of whole batches.
+2. Probe the first contexts: how wide each hook is, and whether fused attention gives the same activations (`capture`).
+3. Check that the disk can take what is missing, then write the manifest.
+4. Shard by shard: run the batches up to the last hook, refuse NaN and infinity, write the shard atomically, then the manifest with
+   the shard's SHA-256. A killed run loses one shard at most; the next call checks what is there and computes only what is missing.
+   Batches never depend on where a run began, so the files come out the same, bit for bit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from workbench.activations.capture import capturing, check_hooks, fused_attention, fused_attention_agrees, model_name, model_sha256
+from workbench.activations.positions import attended
+from workbench.activations.store import FORMAT, MANIFEST, ActivationStore, read_manifest, shard_name
+from workbench.errors import InputError, IntegrityError, MismatchError, NotFoundError, StorageError, fail
+from workbench.results import file_sha256, provenance, write_atomically
+from workbench.sources.tokens import Tokens
+
+_SHARD_BYTES = 64 << 20
+_LAYOUT = ("model", "tokens_sha256", "hooks", "dtype", "batch_size", "contexts_per_shard")
+
+
+def cache_folder() -> Path:
+    """Where harvests without a folder of their own go: `WORKBENCH_CACHE`, else `~/.cache/sae-workbench`."""
+    return Path(os.environ.get("WORKBENCH_CACHE") or "~/.cache/sae-workbench").expanduser()
+
+
+def harvest(model: Any, tokens: Tokens, hooks: str | Sequence[str], *, store: str | os.PathLike | None = None, batch_size: int = 32,
+            resume: bool = True, dtype: str = "float32", shard_tokens: int | None = None, progress: bool = True) -> ActivationStore:
+    """Run a model over a text and keep its activations at some hooks on disk.
+
+    Parameters
+    ----------
+    model : transformer_lens.TransformerBridge
+        Runs on its own device, only up to the last layer that is needed.
+    tokens : Tokens, or an integer array (n_contexts, context)
+    hooks : str or sequence of str
+        TransformerLens names such as `"blocks.2.hook_resid_post"`; per-head hooks are flattened to (n, n_heads·d_head).
+    store : path, optional
+        Folder to write; None for one in the cache, named by model, text, hooks and layout.
+    batch_size : int
+        Contexts a forward pass.
+    resume : bool
+        Go on with what the folder holds; False starts again.
+    dtype : str
+        `"float32"` or `"float16"` on disk; reading gives float32.
+    shard_tokens : int, optional
+        Tokens a shard, rounded up to whole batches; None for shards of about 64 MiB.
+    progress : bool
+        Show a bar.
+
+    Returns
+    -------
+    ActivationStore
+
+    Raises
+    ------
+    NotFoundError
+        For an unknown hook, with close matches.
+    InputError
+        For ids or contexts the model cannot take, and for NaN or infinite activations (hook, context and position are named).
+    MismatchError
+        When the folder holds a harvest of another model, text, dtype, layout or of other hooks.
+    StorageError
+        When the disk is too small (with the size required), full or read-only.
+    """
+    import torch
+
+    tokens = tokens if isinstance(tokens, Tokens) else Tokens.from_ids(tokens, tokenizer=getattr(model, "tokenizer", None))
+    names = check_hooks(model, hooks)
+    _check_request(model, tokens, batch_size, dtype, shard_tokens)
+    device = next(model.original_model.parameters()).device
+    ids, seen = tokens.ids, attended(tokens)
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            widths, fused = _probe(model, names, ids, seen, device)
+            manifest = _plan(model, tokens, widths, batch_size, dtype, shard_tokens, fused)
+            folder = Path(store) if store is not None else _cached(manifest)
+            with _locked(folder):
+                manifest = _resumed(folder, manifest, resume)
+                _write_all(model, names, tokens, seen, folder, manifest, device, progress)
+    finally:
+        model.train(was_training)
+    return ActivationStore(folder, manifest, tokens, checked=True)
+
+
+def _check_request(model: Any, tokens: Tokens, batch_size: int, dtype: str, shard_tokens: int | None) -> None:
+    if batch_size < 1 or (shard_tokens is not None and shard_tokens < 1):
+        fail(InputError, f"batch_size={batch_size}, shard_tokens={shard_tokens}", "at least 1", "choose larger numbers")
+    if dtype not in ("float32", "float16"):
+        fail(InputError, f"dtype={dtype!r}", "'float32' or 'float16'", "choose one of them")
+    vocabulary = model.original_model.get_input_embeddings().num_embeddings
+    if tokens.ids.max() >= vocabulary:
+        fail(InputError, f"the text holds token id {tokens.ids.max()}", f"ids below {vocabulary}, the model's vocabulary",
+             "tokenise the text with this model's own tokenizer")
+    window = getattr(model.cfg, "n_ctx", None)
+    if window and tokens.context > window:
+        fail(InputError, f"contexts of {tokens.context} tokens", f"at most {window}, the model's window",
+             "make the text with corpus(..., context=...) again")
+
+
+def _batch(ids: np.ndarray, seen: np.ndarray, device: Any) -> tuple[Any, Any]:
+    """Ids (batch, context) int64 and, only where there is padding, the attention mask, on the device."""
+    import torch
+
+    mask = None if seen.all() else torch.from_numpy(seen.astype(np.int64)).to(device)
+    return torch.from_numpy(ids.astype(np.int64)).to(device), mask
+
+
+def _probe(model: Any, names: list[str], ids: np.ndarray, seen: np.ndarray, device: Any) -> tuple[dict[str, int], bool]:
+    """The width of every hook, and whether fused attention may be used: tried on the first context and the most padded one."""
+    rows = sorted({0, int(seen.sum(axis=1).argmin())})
+    batch = _batch(ids[rows], seen[rows], device)
+    widths: dict[str, int] = {}
+    with capturing(model, names) as run:
+        run(*batch, lambda name, tensor: widths.__setitem__(name, tensor.shape[1]))
+    return {name: widths[name] for name in names}, fused_attention_agrees(model, names, *batch)
+
+
+def _plan(model: Any, tokens: Tokens, widths: dict[str, int], batch_size: int, dtype: str, shard_tokens: int | None, fused: bool) -> dict:
+    """The manifest of a harvest before its first shard."""
+    row_bytes = sum(widths.values()) * np.dtype(dtype).itemsize
+    batch_tokens = batch_size * tokens.context
+    batches = max(1, _SHARD_BYTES // (row_bytes * batch_tokens)) if shard_tokens is None else -(-shard_tokens // batch_tokens)
+    layout = {
+        "model": {"name": model_name(model), "sha256": model_sha256(model)}, "tokens_sha256": tokens.sha256, "hooks": widths,
+        "dtype": dtype, "batch_size": batch_size, "contexts_per_shard": int(batches) * batch_size,
+    }
+    return {"format": FORMAT} | layout | {
+        "attention": "fused" if fused else "as in the bridge", "shards": [],
+        "provenance": provenance({"tokens": layout["tokens_sha256"], "model": layout["model"]["sha256"]},
+                                 {name: layout[name] for name in _LAYOUT[2:]} | {"model": layout["model"]["name"]}),
+    }
+
+
+def _cached(manifest: dict) -> Path:
+    key = {name: manifest[name] for name in _LAYOUT} | {"model": manifest["model"]["sha256"]}
+    return cache_folder() / "activations" / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """One harvest at a time in a folder: another process waits, and then finds the work done. A kill releases the lock."""
+    import fcntl
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = open(folder / ".lock", "w")  # noqa: SIM115 - closed below, after the long block
+    except OSError as error:
+        fail(StorageError, f"{folder} cannot be written ({error.strerror})", "a folder you may write to",
+             "choose another store=...", cause=error)
+    with handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def _resumed(folder: Path, plan: dict, resume: bool) -> dict:
+    """The plan with the shards that are already there and intact; refuses a folder of another harvest."""
+    for leftover in folder.glob(".*.part"):  # of a run that was killed while writing; the lock is ours
+        leftover.unlink()
+    try:
+        old = read_manifest(folder) if resume else None
+    except NotFoundError:
+        old = None
+    except IntegrityError as error:
+        fail(IntegrityError, str(error).split(". Expected")[0], "a manifest that can be resumed",
+             "pass resume=False to start this folder again", cause=error)
+    if not resume and (folder / MANIFEST).is_file():
+        for shard in folder.glob("shard-?????.safetensors"):  # another layout may have had more of them
+            shard.unlink()
+    if old is None:
+        return plan
+    differing = [name for name in _LAYOUT if not _same(name, old.get(name), plan[name])]
+    if differing:
+        told = "; ".join(f"{name}: {_short(old.get(name))} there, {_short(plan[name])} now" for name in differing)
+        fail(MismatchError, f"{folder} holds another harvest ({told})", "the same model, text, hooks, dtype and layout",
+             "choose another folder, or pass resume=False to replace what is there")
+    intact = [shard for shard in old["shards"] if _intact(folder, shard)]
+    return old | {"shards": intact}
+
+
+def _same(name: str, old: Any, new: Any) -> bool:
+    if name == "hooks":
+        return isinstance(old, dict) and list(old.items()) == list(new.items())
+    return old["sha256"] == new["sha256"] if name == "model" and isinstance(old, dict) else old == new
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, dict) and "sha256" in value:
+        return f"{value['name']} ({value['sha256'][:12]}…)"
+    text = ", ".join(value) if isinstance(value, dict) else str(value)
+    return text if len(text) != 64 else text[:12] + "…"
+
+
+def _intact(folder: Path, shard: dict) -> bool:
+    path = folder / shard["file"]
+    return path.is_file() and path.stat().st_size == shard["bytes"] and file_sha256(path) == shard["sha256"]
+
+
+def _write_all(model: Any, names: list[str], tokens: Tokens, seen: np.ndarray, folder: Path, manifest: dict, device: Any,
+               progress: bool) -> None:
+    """Compute and write the shards that `manifest` lacks, updating it in place."""
+    from tqdm.auto import tqdm
+
+    step, n = manifest["contexts_per_shard"], tokens.n_contexts
+    done = {shard["index"]: shard for shard in manifest["shards"]}
+    todo = [index for index in range(-(-n // step)) if index not in done]
+    if not todo:
+        return
+    row_bytes = sum(manifest["hooks"].values()) * np.dtype(manifest["dtype"]).itemsize
+    _check_space(folder, sum(min(step, n - index * step) for index in todo) * tokens.context * row_bytes)
+    tokens.save(folder / "tokens")
+    _save_manifest(folder, manifest)
+    total = sum(min(step, n - index * step) for index in todo) * tokens.context
+    with contextlib.ExitStack() as stack:
+        if manifest["attention"] == "fused" and not stack.enter_context(fused_attention(model)):
+            fail(MismatchError, f"{folder} was begun with fused attention, which this model does not run now", "the model as it was",
+                 "remove the hooks of the model, or pass resume=False")
+        run = stack.enter_context(capturing(model, names))
+        bar = stack.enter_context(tqdm(total=total, unit="tok", unit_scale=True, desc="harvest", disable=not progress, leave=False))
+        for index in todo:
+            first, last = index * step, min((index + 1) * step, n)
+            content = _compute(run, tokens.ids, seen, first, last, manifest, device, bar)
+            write_atomically(folder / shard_name(index), content)
+            done[index] = {"index": index, "file": shard_name(index), "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+            manifest["shards"] = [done[i] for i in sorted(done)]
+            _save_manifest(folder, manifest)
+
+
+def _compute(run: Any, ids: np.ndarray, seen: np.ndarray, first: int, last: int, manifest: dict, device: Any, bar: Any) -> bytes:
+    """One shard: contexts first:last, as the bytes of a safetensors file."""
+    import torch
+    from safetensors.torch import save
+
+    context, dtype = ids.shape[1], getattr(torch, manifest["dtype"])
+    buffers = {name: torch.empty(((last - first) * context, width), dtype=dtype) for name, width in manifest["hooks"].items()}
+    for low in range(first, last, manifest["batch_size"]):
+        high = min(low + manifest["batch_size"], last)
+        rows = slice((low - first) * context, (high - first) * context)
+
+        def take(name: str, tensor: Any, rows: slice = rows, low: int = low, high: int = high) -> None:
+            target = buffers[name][rows]
+            target.copy_(tensor)
+            if not torch.isfinite(target).all():
+                _mend_padding(target, seen[low:high].ravel(), name, low, context, tensor)
+
+        run(*_batch(ids[low:high], seen[low:high], device), take)
+        bar.update((high - low) * context)
+    return save(buffers)
+
+
+def _mend_padding(target: Any, seen: np.ndarray, name: str, low: int, context: int, tensor: Any) -> None:
+    """Zeros where only padding is not finite (a fully masked row of attention); an error where text is."""
+    import torch
+
+    bad = (~torch.isfinite(target).all(dim=1)).cpu().numpy()
+    if (bad & seen).any():
+        row = int(np.flatnonzero(bad & seen)[0])
+        overflow = bool(torch.isfinite(tensor[row]).all())
+        fail(InputError, f"{'overflowing float16' if overflow else 'NaN or infinite'} activations at hook {name!r}, "
+             f"context {low + row // context}, position {row % context}", "finite numbers",
+             "pass dtype='float32'" if overflow else "check the model's weights and its dtype (float16 overflows; try float32)")
+    target[torch.from_numpy(bad)] = 0
+
+
+def _check_space(folder: Path, required: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < required:
+        fail(StorageError, f"{folder} has {free:,} bytes free", f"{required:,} bytes for the activations",
+             "free some space, choose another store=..., fewer tokens or hooks, or dtype='float16'")
+
+
+def _save_manifest(folder: Path, manifest: dict) -> None:
+    write_atomically(folder / MANIFEST, json.dumps(manifest, indent=1).encode())
+
+
