@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import warnings
 import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -160,7 +161,8 @@ def _dictionary(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
 
     raw = read_json(folder / "config.json")
     try:
-        saved = torch.load(folder / "ae.pt", map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # torch warns about pickle protocols that it then refuses
+            saved = torch.load(folder / "ae.pt", map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, zipfile.BadZipFile) as error:
         fail(IntegrityError, f"{folder / 'ae.pt'} cannot be read without running code from it ({str(error).splitlines()[0][:150]})",
              "a torch file of tensors only", "download it again, or save its state_dict() alone", cause=error)

@@ -147,17 +147,19 @@ def _from_repository(text: str, sae_id: str | None, release: tuple[str, str] | N
 
 def _build(path: Path, device: Any, dtype: Any, *, lenient: bool = False) -> SAE:
     """The SAE of a local folder or file; `lenient` gives a configuration without architecture SAELens' old default."""
+    import sae_lens
     import torch
-    from sae_lens import SAE
     from sae_lens.loading.pretrained_sae_loaders import handle_config_defaulting
     from sae_lens.registry import get_sae_class
 
     config, state = read_folder(path, lenient=lenient)
-    state = {name: tensor.to(device=device, dtype=dtype).contiguous() for name, tensor in state.items()}
+    # A copy: a tensor that is still mapped to its file kills the process when somebody overwrites the file.
+    state = {name: tensor.to(device=device, dtype=dtype, copy=True).contiguous() for name, tensor in state.items()}
     _check_finite(state, str(path))
     config = config | {"dtype": str(dtype).removeprefix("torch."), "device": str(device)}
     if "metadata" not in config:  # the layout before SAELens 6, with the metadata's keys beside the others
         config = handle_config_defaulting(config)
+    config["metadata"] = {**config["metadata"], "sae_lens_version": sae_lens.__version__}  # or SAELens would convert it once more
     sae_class, config_class = get_sae_class(config["architecture"])
     try:
         with _quiet(), torch.device("meta"):
@@ -176,7 +178,7 @@ def _build(path: Path, device: Any, dtype: Any, *, lenient: bool = False) -> SAE
         warnings.warn(f"the SAE in {path} was trained on activations scaled by a factor that its folder does not hold; "
                       "fold the factor in with sae.fold_activation_norm_scaling_factor(factor)", WorkbenchWarning, stacklevel=3)
     with _quiet():
-        return SAE.load_from_disk(path, device=str(device), dtype=str(dtype).removeprefix("torch."),
+        return sae_lens.SAE.load_from_disk(path, device=str(device), dtype=str(dtype).removeprefix("torch."),
         converter=lambda *_, **__: (config, state))
 
 
