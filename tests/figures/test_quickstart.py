@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from workbench.errors import InputError
-from workbench.figures.quickstart import catalog_table, highlight_examples, l0_histogram, latent_map
+from workbench.figures.quickstart import catalog_table, highlight_examples, l0_histogram, latent_map, null_histogram
 
 EVIL = "<script>alert(1)</script>&\n"
 
@@ -120,3 +120,18 @@ def test_catalog_escapes_and_counts():
     assert "4,096" in seen.text
     assert "1 of 2 rows" in seen.text
     assert "–" in Text(catalog_table(table).markup).text
+
+
+def test_null_histogram_holds_every_shuffle_and_marks_the_observed():
+    null = np.random.default_rng(0).standard_normal(100)
+    figure = null_histogram(null, 3.25, quantity="mean phi")
+    np.testing.assert_array_equal(figure.data[0].x, null)
+    assert figure.layout.shapes[0].x0 == 3.25
+    assert "3.25" in figure.layout.annotations[0].text
+    assert figure.layout.xaxis.title.text == "mean phi"
+
+
+@pytest.mark.parametrize(("null", "observed"), [([], 1.0), ([np.nan], 1.0), ([1.0], np.inf)])
+def test_null_histogram_refuses_nothing(null, observed):
+    with pytest.raises(InputError, match="To mend it"):
+        null_histogram(null, observed, quantity="x")

@@ -37,7 +37,7 @@ def latent_map(
     layout : (F, 2) coordinates, for instance of `umap_layout(W_dec)`
     frequency : (F,) share of tokens on which each latent fires, between 0 and 1
     top_tokens : F sequences of strings
-        The tokens on which each latent fires most; spaces and line ends are made visible, markup is escaped.
+        The tokens on which each latent fires most (empty strings are left out); spaces and line ends are made visible, markup is escaped.
     title : str
 
     Returns
@@ -89,8 +89,8 @@ def latent_map(
         },
     )
     figure.update_layout(template=template(), title=title, height=640, legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0})
-    figure.update_xaxes(title="UMAP 1 (no unit)", showticklabels=False, ticks="", zeroline=False)
-    figure.update_yaxes(title="UMAP 2 (no unit)", showticklabels=False, ticks="", zeroline=False, scaleanchor="x")
+    figure.update_xaxes(title="UMAP 1 (no unit)", showticklabels=False, ticks="", zeroline=False, showgrid=False)
+    figure.update_yaxes(title="UMAP 2 (no unit)", showticklabels=False, ticks="", zeroline=False, showgrid=False, scaleanchor="x")
     return figure
 
 
@@ -137,8 +137,52 @@ def l0_histogram(l0: Integer[np.ndarray, " N"], *, title: str = "Active latents 
         annotation_font_size=SMALLEST_FONT,
     )
     figure.update_layout(template=template(), title=title, showlegend=False, height=420)
-    figure.update_xaxes(title="L0 (active latents on a token)")
+    figure.update_xaxes(title="L0 (active latents on a token)", range=[-0.5, edges[-1] * 1.05 + 0.5], tickformat="d")
     figure.update_yaxes(title="share of tokens", tickformat=".0%")
+    return figure
+
+
+def null_histogram(
+    null: Float[np.ndarray, " n_null"], observed: float, *, quantity: str, title: str = "Observed against its null"
+) -> go.Figure:
+    """The values a statistic takes under its null, with the observed one marked.
+
+    Parameters
+    ----------
+    null : (n_null,) values under the null
+    observed : float
+    quantity : str
+        What the statistic is, with its unit, for the axis.
+    title : str
+
+    Raises
+    ------
+    InputError
+        When there is no finite null or observed value.
+    """
+    import plotly.graph_objects as go
+
+    null = np.asarray(null, dtype=float)
+    if null.ndim != 1 or not null.size or not np.isfinite(null).all() or not np.isfinite(observed):
+        fail(
+            InputError,
+            f"{null.size} values under the null and {observed} observed",
+            "finite numbers",
+            "pass .null and the statistic of one result",
+        )
+    figure = go.Figure(go.Histogram(x=null, nbinsx=30, marker_color=FAINT, name=f"null ({null.size:,} shuffles)"))
+    figure.add_vline(x=observed, line={"color": OKABE_ITO[5], "width": 3}, annotation_text=f"observed {observed:.3g}",
+                     annotation_font_size=SMALLEST_FONT)  # fmt: skip
+    figure.update_layout(
+        template=template(),
+        title=title,
+        height=380,
+        showlegend=True,
+        bargap=0.05,
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom"},
+    )
+    figure.update_xaxes(title=quantity)
+    figure.update_yaxes(title="shuffles")
     return figure
 
 
@@ -216,7 +260,7 @@ _CARD = f"background:{PAPER};color:{INK};padding:8px 12px;border:1px solid #DDDD
 
 
 def _hover(latent: int, frequency: float, tokens: Sequence[str]) -> str:
-    listed = "<br>".join(html.escape(str(token).translate(_VISIBLE)[:40]) for token in tokens)
+    listed = "<br>".join(html.escape(str(token).translate(_VISIBLE)[:40]) for token in tokens if token)
     return f"latent {latent}<br>fires on {frequency:.3%} of tokens<br>{listed or 'never fires here'}"
 
 

@@ -90,7 +90,7 @@ def captioned(figure: go.Figure, caption: str) -> go.Figure:
     """
     lines = textwrap.wrap(" ".join(caption.split()), _CAPTION_CHARACTERS)
     depth = 18 * len(lines)
-    figure.update_layout(template=template(), margin_b=60 + depth + 10)
+    figure.update_layout(template=template(), margin_b=85 + depth)
     figure.layout.annotations = tuple(note for note in figure.layout.annotations if note.name != "caption")
     figure.add_annotation(
         name="caption",
@@ -101,7 +101,7 @@ def captioned(figure: go.Figure, caption: str) -> go.Figure:
         y=0,
         xanchor="left",
         yanchor="top",
-        yshift=-55,
+        yshift=-72,
         align="left",
         showarrow=False,
         font={"size": SMALLEST_FONT, "color": INK},
