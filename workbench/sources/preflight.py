@@ -20,7 +20,7 @@ import numpy as np
 from workbench.errors import WorkbenchWarning
 from workbench.results import Result, provenance
 from workbench.sources.quality import ReconstructionQuality
-from workbench.sources.splicing import activations_at, ce_recovered, hook_advice, sae_hook
+from workbench.sources.splicing import activations_at, ce_recovered, checked_tokens, hook_advice, sae_hook
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -111,6 +111,7 @@ def preflight(model: TransformerBridge, sae: SAE, tokens: Tokens, *, batch_size:
     MismatchError
         For tokens that the model cannot read.
     """
+    checked_tokens(model, tokens)
     metadata, name = sae.cfg.metadata, str(sae.cfg.metadata.source or sae.cfg.metadata.hook_name or "SAE")
     checks = _Checks()
     matches = _check_model(checks, model, sae)

@@ -72,7 +72,7 @@ def ce_recovered(model: TransformerBridge, sae: SAE, tokens: Tokens, *, batch_si
     import torch
 
     hook = sae_hook(model, sae)
-    ids, keep = _checked(model, tokens)
+    ids, keep = checked_tokens(model, tokens)
     seen: dict[str, float | Any] = {"sum": 0.0}
     total, device = {"original": 0.0, "sae": 0.0, "zero": 0.0, "mean": 0.0}, model.cfg.device
     batches = [slice(start, start + batch_size) for start in range(0, len(ids), batch_size)]
@@ -141,7 +141,7 @@ def activations_at(model: TransformerBridge, hook: str, tokens: Tokens, *,
     """
     import torch
 
-    ids, keep = _checked(model, tokens)
+    ids, keep = checked_tokens(model, tokens)
     layer = re.match(r"blocks\.(\d+)\.", hook)
     stop = int(layer.group(1)) + 1 if layer and int(layer.group(1)) + 1 < model.cfg.n_layers else None
     for start in range(0, len(ids), batch_size):
@@ -162,7 +162,8 @@ def _share(ablated: float, spliced: float, original: float) -> float:
     return (ablated - spliced) / (ablated - original) if ablated != original else float("nan")
 
 
-def _checked(model: TransformerBridge, tokens: Tokens) -> tuple[np.ndarray, np.ndarray]:
+def checked_tokens(model: TransformerBridge, tokens: Tokens) -> tuple[np.ndarray, np.ndarray]:
+    """Ids and kept positions, both (n_contexts, context). Raises InputError or MismatchError for what the model cannot read."""
     if not hasattr(tokens, "ids") or not hasattr(tokens, "keep"):
         fail(InputError, f"tokens of type {type(tokens).__name__}", "Tokens",
              "wrap an array of ids with Tokens.from_ids(ids, tokenizer=model.tokenizer)")
