@@ -101,6 +101,7 @@ def test_lab_opens_the_notebooks_and_passes_arguments_on(monkeypatch):
     assert seen[:3] == [sys.executable, "-m", "jupyterlab"]
     assert any(word.endswith("/notebooks") for word in seen)
     assert seen[-3:] == ["--no-browser", "--port=9999", "--allow-root"]
+    assert cli.main(["lab", "--folder", "/nowhere"]) == 2
     seen.clear()
     monkeypatch.setattr(cli.os, "geteuid", lambda: 1000)
     cli.main(["lab"])

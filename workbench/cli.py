@@ -12,6 +12,7 @@ import importlib.util
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from workbench.errors import NotFoundError, WorkbenchError, fail
 
@@ -55,6 +56,7 @@ def parser() -> argparse.ArgumentParser:
     reproduce.set_defaults(run=_reproduce, parser=reproduce)
 
     lab = commands.add_parser("lab", help="open JupyterLab in the notebooks; further arguments go to JupyterLab")
+    lab.add_argument("--folder", metavar="DIR", help="open this folder instead of the repository's notebooks")
     lab.set_defaults(run=_lab, parser=lab, passes_on=True)
 
     catalog = commands.add_parser("catalog", help="list the models and SAEs that can be loaded by name")
@@ -92,7 +94,9 @@ def _reproduce(options: argparse.Namespace) -> int:
 def _lab(options: argparse.Namespace) -> int:
     from workbench.reproduce import repository
 
-    folder = repository() / "notebooks"
+    folder = Path(options.folder).resolve() if options.folder else repository() / "notebooks"
+    if not folder.is_dir():
+        fail(NotFoundError, f"no folder {folder}", "a folder that exists", "create it, or leave --folder out")
     if importlib.util.find_spec("jupyterlab") is None:
         fail(NotFoundError, "JupyterLab is not installed", "the package jupyterlab", "run the install command of the README")
     command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={folder}", *options.rest]

@@ -88,7 +88,9 @@ def latent_map(
             "colorbar": {"title": {"text": "log10 share of tokens", "side": "right"}, "len": 0.85, "y": 0.45},
         },
     )
-    figure.update_layout(template=template(), title=title, height=640, legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0})
+    figure.update_layout(
+        template=template(), title=title, height=660, margin_t=90, legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0}
+    )
     figure.update_xaxes(title="UMAP 1 (no unit)", showticklabels=False, ticks="", zeroline=False, showgrid=False)
     figure.update_yaxes(title="UMAP 2 (no unit)", showticklabels=False, ticks="", zeroline=False, showgrid=False, scaleanchor="x")
     return figure
@@ -176,10 +178,11 @@ def null_histogram(
     figure.update_layout(
         template=template(),
         title=title,
-        height=380,
+        height=400,
+        margin_t=90,
         showlegend=True,
         bargap=0.05,
-        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom"},
+        legend={"orientation": "h", "y": 1.0, "yanchor": "bottom"},
     )
     figure.update_xaxes(title=quantity)
     figure.update_yaxes(title="shuffles")
