@@ -88,10 +88,10 @@ def ce_recovered(model: TransformerBridge, sae: SAE, tokens: Tokens, *, batch_si
 
         logits = model.run_with_hooks(batch, fwd_hooks=[(hook, at_hook)], return_type="logits")[:, :-1].float()  # (b, c-1, V)
         losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten(), reduction="none")
-        return float(losses.double()[kept[:, 1:].flatten()].sum())
+        return float(losses.cpu().double()[kept[:, 1:].flatten().cpu()].sum())  # not every device has float64
 
     def remember(x: torch.Tensor, mask: torch.Tensor) -> None:
-        seen["sum"] = seen["sum"] + torch.where(mask, x, torch.zeros_like(x)).double().sum(dim=(0, 1))
+        seen["sum"] = seen["sum"] + torch.where(mask, x, torch.zeros_like(x)).cpu().double().sum(dim=(0, 1))
 
     with torch.no_grad():
         for rows in batches:
