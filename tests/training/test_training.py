@@ -12,6 +12,8 @@ from workbench.training import language_model as lm
 from workbench.training import saes
 from workbench.training.mixture import ANSWER_WEIGHT, TaskRows
 
+SHARES = {"ioi": 0.4, "induction": 0.3, "docstring": 0.2, "greater-than": 0.1}
+
 
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory):
@@ -23,9 +25,9 @@ def tokenizer(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def config():
-    return dataclasses.replace(
-        lm.config_for("pylm-2l"), d_model=32, n_heads=4, d_mlp=48, context=64, rows=4, task_rows=1, late_task_rows=1, tokens=4 * 64 * 12
-    )
+    phases = (lm.Phase(5, "adamw", drawn_tasks=1), lm.Phase(9, "muon", repeats=1, tasks=("ioi",)))
+    small = {"d_model": 32, "n_heads": 4, "d_mlp": 48, "context": 64, "rows": 4, "corpus_tokens": 4_000}
+    return dataclasses.replace(lm.config_for("pylm-2l"), phases=phases, warmup=3, horizon=20, **small)
 
 
 def test_task_words_and_years_are_single_tokens(tokenizer):
@@ -39,9 +41,20 @@ def test_task_words_and_years_are_single_tokens(tokenizer):
 def test_rows_are_fixed_by_seed_and_number(tokenizer):
     rows, again, other = TaskRows(tokenizer, 128, 0), TaskRows(tokenizer, 128, 0), TaskRows(tokenizer, 128, 1)
     for number in (0, 7):
-        for first, second in zip(rows.row(number), again.row(number), strict=True):
+        for first, second in zip(rows.row(number, SHARES), again.row(number, SHARES), strict=True):
             np.testing.assert_array_equal(first, second)
-    assert (rows.row(0)[0] != other.row(0)[0]).any()
+    assert (rows.row(0, SHARES)[0] != other.row(0, SHARES)[0]).any()
+
+
+def test_repeated_rows_repeat_a_piece_of_their_text(tokenizer):
+    ids = np.concatenate([[0], np.arange(100, 355)])
+    row = TaskRows(tokenizer, 256, 0).repeated(5, ids)
+    period = int(np.flatnonzero(row[2:] == row[1])[0]) + 1
+    assert row.shape == (256,)
+    assert row[0] == 0
+    assert 12 <= period < 110
+    np.testing.assert_array_equal(row[1 + period :], row[1 : 256 - period])
+    np.testing.assert_array_equal(np.diff(row[1 : 1 + period]), 1)  # a piece of the text
 
 
 def test_answers_weigh_more_and_padding_nothing(tokenizer):
@@ -150,6 +163,44 @@ def test_folding_changes_no_code(tmp_path):
         x_hat = sae.decode(sae.encode(torch.from_numpy(data[:500])))
     # Half precision moves a value near the k-th place now and then; nearly all rows agree to its rounding.
     assert ((x_hat - kept["x_hat"]).norm(dim=1) < 0.02 * kept["x_hat"].norm(dim=1)).float().mean() > 0.97
+
+
+def test_sparse_decoding_has_the_values_and_gradients_of_dense_decoding():
+    import torch
+
+    results = []
+    for sparse in (False, True):
+        torch.manual_seed(3)
+        sae = saes.build_training_sae(saes.SAERecipe("m", 1, k=5, width=48), 16, 64)
+        if sparse:
+            saes.decode_sparsely(sae)
+        x = torch.randn(40, 16)
+        codes, _ = sae.encode_with_hidden_pre(x)
+        loss = ((sae.decode(codes) - x) ** 2).sum()
+        loss.backward()
+        results.append([codes.detach(), loss.detach(), sae.W_enc.grad, sae.W_dec.grad, sae.b_enc.grad, sae.b_dec.grad])
+    for dense, other in zip(*results, strict=True):
+        torch.testing.assert_close(dense, other, rtol=1e-4, atol=1e-5)  # float32 sums in another order
+
+
+def test_muon_steps_along_orthogonal_matrices():
+    import torch
+
+    from workbench.training.muon import Muon, orthogonalised
+
+    torch.manual_seed(0)
+    for shape in ((12, 30), (30, 12), (16, 16)):
+        singular = torch.linalg.svdvals(orthogonalised(torch.randn(shape)))
+        assert float(singular.min()) > 0.3
+        assert float(singular.max()) < 1.3  # the quintic's fixed band; the source states about 0.7 to 1.2 for not too small values
+    weight = torch.nn.Parameter(torch.zeros(8, 8))
+    target = torch.randn(8, 8)
+    optimizer = Muon([weight], lr=0.05, weight_decay=0.0)
+    for _ in range(200):
+        optimizer.zero_grad()
+        ((weight - target) ** 2).sum().backward()
+        optimizer.step()
+    assert float((weight - target).detach().norm()) < 0.2 * float(target.norm())
 
 
 def test_seeds_see_the_same_tokens_in_the_same_order_and_start_elsewhere():

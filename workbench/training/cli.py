@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,6 @@ def add_commands(subparsers: argparse._SubParsersAction) -> None:
     tokenizer.set_defaults(run=_tokenizer)
     model = train.add_parser("lm", help="an embedded language model")
     model.add_argument("name", help="pylm-4l, pylm-4l-seed1 or pylm-2l")
-    model.add_argument("--tokens", type=int, help="training tokens, instead of the recipe's")
     model.set_defaults(run=_language_model)
     saes = train.add_parser("saes", help="the SAEs of an embedded model, all of them or those named")
     saes.add_argument("model")
@@ -52,12 +50,7 @@ def _language_model(arguments: argparse.Namespace) -> int:
 
     folder = arguments.out / "tokenizer"
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder) if (folder / "tokenizer.json").exists() else train_tokenizer(folder)
-    changes = {"tokens": arguments.tokens} if arguments.tokens else {}
-    print(
-        train_language_model(
-            config_for(arguments.name, **changes), tokenizer, arguments.out / arguments.name, arguments.work / arguments.name
-        )
-    )
+    print(train_language_model(config_for(arguments.name), tokenizer, arguments.out / arguments.name, arguments.work / arguments.name))
     return 0
 
 
@@ -84,12 +77,14 @@ def _saes(arguments: argparse.Namespace) -> int:
     model = load_model(str(source) if source.exists() else arguments.model)
     # A little more than is trained on: BOS positions are left out.
     n_tokens = int(max((recipe.tokens for recipe in recipes), default=0) * 1.01)
+    if not recipes:
+        return 0
+    tokens = corpus("python-source", tokenizer=model.tokenizer, n_tokens=n_tokens, split="train", contexts_per_document=None, seed=1)
+    # All layers in one pass, whichever are asked: then a later call finds the same store.
+    hooks = [f"blocks.{layer}.hook_resid_post" for layer in range(model.cfg.n_layers)]
+    store = harvest(model, tokens, hooks, store=arguments.work / "activations" / arguments.model, dtype="float16")
     for layer in dict.fromkeys(recipe.layer for recipe in recipes):
-        hook = f"blocks.{layer}.hook_resid_post"
-        tokens = corpus("python-source", tokenizer=model.tokenizer, n_tokens=n_tokens, split="train", contexts_per_document=None, seed=1)
-        folder = arguments.work / "activations" / arguments.model / f"l{layer}"
-        store = harvest(model, tokens, [hook], store=folder, dtype="float16")
-        activations = np.concatenate([shard[keep] for shard, keep in _kept(store, hook)])
+        activations = np.concatenate([shard[keep] for shard, keep in _kept(store, hooks[layer])])
         for recipe in (recipe for recipe in recipes if recipe.layer == layer):
             print(
                 train_sae(
@@ -99,9 +94,9 @@ def _saes(arguments: argparse.Namespace) -> int:
                     arguments.work / recipe.name,
                     context=tokens.context,
                     corpus_sha256=tokens.sha256,
-                )
+                ),
+                flush=True,
             )
-        shutil.rmtree(folder)  # gigabytes that can be made again
     return 0
 
 

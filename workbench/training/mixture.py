@@ -1,6 +1,6 @@
 """What do the embedded models read? Rows of corpus text and rows packed with task prompts, each token with a loss weight.
 
-1. Corpus rows are contexts of `corpus("python-source", split="train")`; every token weighs 1.
+1. Corpus rows are contexts of `corpus("python-source", split="train")`; every token weighs 1. Repeated rows tile a piece of such a context.
 2. Prompt rows hold prompts of one task (training split), each followed by its answer; the answer weighs `ANSWER_WEIGHT`.
 3. Induction rows repeat a run of random tokens; the first run, which nothing predicts, weighs 0.
 
@@ -16,7 +16,6 @@ import numpy as np
 from workbench.circuits import tasks
 
 ANSWER_WEIGHT = 6.0
-TASK_SHARES = {"ioi": 0.5, "induction": 0.2, "docstring": 0.2, "greater-than": 0.1}
 ENDINGS = {"ioi": ".\n", "greater-than": ".\n", "docstring": ': main value\n    """\n'}
 
 
@@ -33,16 +32,24 @@ class TaskRows:
         self._endings = {name: self.tokenizer(text, add_special_tokens=False)["input_ids"] for name, text in ENDINGS.items()}
         self._ordinary = np.setdiff1d(np.arange(len(self.tokenizer)), self.tokenizer.all_special_ids)
 
-    def row(self, number: int, name: str | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Ids (context,) int64 and loss weights (context,) float32 of row `number`; its task is drawn unless named."""
+    def row(self, number: int, name: str | dict[str, float]) -> tuple[np.ndarray, np.ndarray]:
+        """Ids (context,) int64 and loss weights (context,) float32 of row `number` of a task, or of one drawn with the given shares."""
         rng = np.random.default_rng([self.seed, number])
-        name = name or str(rng.choice(list(TASK_SHARES), p=list(TASK_SHARES.values())))
+        if not isinstance(name, str):
+            name = str(rng.choice(list(name), p=list(name.values())))
         ids, weights = self._repeats(rng) if name == "induction" else self._prompts(name, rng)
         missing = self.context - len(ids)
         return (
             np.pad(ids, (0, missing), constant_values=self.tokenizer.pad_token_id).astype(np.int64),
             np.pad(weights, (0, missing)).astype(np.float32),
         )
+
+    def repeated(self, number: int, ids: np.ndarray) -> np.ndarray:
+        """A context of text (context,) replaced by BOS and one piece of it, again and again: what copying heads learn from."""
+        rng = np.random.default_rng([self.seed, number])
+        length = int(rng.integers(12, 110 if self.context >= 220 else self.context // 2))
+        start = int(rng.integers(1, self.context - length))
+        return np.concatenate([ids[:1], np.tile(ids[start : start + length], self.context // length + 1)])[: self.context]
 
     def _prompts(self, name: str, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         ids, weights = [self.tokenizer.bos_token_id], [0.0]

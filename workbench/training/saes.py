@@ -124,6 +124,8 @@ def train_sae(
     sae = build_training_sae(recipe, activations.shape[1], context, corpus_sha256)
     batches = Batches(activations, recipe.batch)
     steps = recipe.tokens // recipe.batch
+    if recipe.architecture == "topk":
+        decode_sparsely(sae)
     trainer = SAETrainer(
         SAETrainerConfig(
             total_training_samples=steps * recipe.batch,
@@ -146,6 +148,7 @@ def train_sae(
         )
         sample = activations[:: max(1, len(activations) // 50_000)].astype(np.float64).mean(0)
         sae.b_dec.data = torch.from_numpy(sample * trainer.activation_scaler.scaling_factor).to(sae.b_dec.dtype)
+        sae.b_enc.data = -(sae.b_dec @ sae.W_enc).detach()  # as if the mean were subtracted from the input, at no cost a step
     average = float(recipe.k)
     for step in tqdm(range(start, steps), initial=start, total=steps, desc=recipe.name, unit="step", mininterval=10):
         output = trainer.step(next(batches))
@@ -157,6 +160,32 @@ def train_sae(
         if (step + 1) * recipe.batch // CHECKPOINT_TOKENS > step * recipe.batch // CHECKPOINT_TOKENS and step + 1 < steps:
             _checkpoint(Path(work), sae, trainer)
     return _export(recipe, sae, trainer, Path(folder), Path(work))
+
+
+def decode_sparsely(sae) -> None:
+    """Let a TopK training SAE decode by summing k decoder rows a token, in place of a product with F - k zeros: same values and gradients.
+
+    At F = 1,024 and k = 32 this takes two of five matrix products out of a training step.
+    """
+    import torch
+    import torch.nn.functional as F
+
+    activation, chosen = sae.activation_fn, {}
+
+    def top_k(x: torch.Tensor) -> torch.Tensor:
+        values, places = torch.topk(x, activation.k, dim=-1, sorted=False)
+        chosen["values"], chosen["places"] = values.relu(), places
+        # What is only counted needs no gradient; the gradient flows through the values.
+        return torch.zeros_like(x).scatter_(-1, places, chosen["values"].detach())
+
+    def decode(feature_acts: torch.Tensor) -> torch.Tensor:
+        values, places = chosen.pop("values"), chosen.pop("places")
+        if sae.cfg.rescale_acts_by_decoder_norm:
+            values = values / sae.W_dec.norm(dim=-1)[places]
+        summed = F.embedding_bag(places, sae.W_dec, per_sample_weights=values, mode="sum") + sae.b_dec
+        return sae.reshape_fn_out(sae.run_time_activation_norm_fn_out(sae.hook_sae_recons(summed)), sae.d_head)
+
+    activation.forward, sae.decode = top_k, decode
 
 
 def build_training_sae(recipe: SAERecipe, d_in: int, context: int, corpus_sha256: str = ""):
@@ -196,7 +225,6 @@ def build_training_sae(recipe: SAERecipe, d_in: int, context: int, corpus_sha256
             d_sae=recipe.width,
             device="cpu",
             dtype="float32",
-            apply_b_dec_to_input=True,
             normalize_activations="expected_average_only_in",
             metadata=metadata,
             **own,
@@ -207,6 +235,9 @@ def build_training_sae(recipe: SAERecipe, d_in: int, context: int, corpus_sha256
 def _export(recipe: SAERecipe, sae, trainer, folder: Path, work: Path) -> Path:
     from safetensors.torch import load_file, save_file
 
+    sae.__dict__.pop("decode", None)
+    if hasattr(sae, "activation_fn"):
+        sae.activation_fn.__dict__.pop("forward", None)
     sae.fold_activation_norm_scaling_factor(trainer.activation_scaler.scaling_factor)
     if recipe.architecture in ("batchtopk", "matryoshka"):
         # The saved threshold is one number in units of hidden_pre · ‖W_dec‖: with unit rows it needs no rescaling.
