@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from workbench.activations import FeatureCodes, encode
-from workbench.activations.encoding import _from_dense, _from_topk, _grouped_topk
+from workbench.activations.encoding import _from_dense, _sparse_topk
 from workbench.activations.positions import attended
 from workbench.errors import InputError, IntegrityError, NotFoundError, WorkbenchWarning
 from workbench.sources.tokens import Tokens
@@ -70,14 +70,21 @@ def test_codes_are_the_saes_own(kind, options, store):
 @settings(deadline=None, max_examples=60)
 @given(n=st.integers(1, 9), width=st.sampled_from([8, 40, 64, 100, 512]), k=st.integers(1, 8), seed=st.integers(0, 10**6),
        shift=st.sampled_from([-2.0, 0.0, 3.0]))
-def test_grouped_topk_is_topk(n, width, k, seed, shift):
+def test_sparse_topk_is_topk(n, width, k, seed, shift):
     x = torch.from_numpy(np.random.default_rng(seed).normal(shift, 1, size=(n, width)).astype(np.float32))
     values, columns = torch.topk(x, k, dim=1)
     expected = torch.zeros_like(x).scatter_(1, columns, values.relu())
-    torch.testing.assert_close(_grouped_topk(x, k).to_dense(), expected, rtol=0, atol=0)
-    sparse, dense = _from_topk(_grouped_topk(x, k), k), _from_dense(expected)
-    for left, right in zip(sparse, dense, strict=True):
+    for left, right in zip(_sparse_topk(x, k), _from_dense(expected), strict=True):
         np.testing.assert_array_equal(left, right)
+
+
+def test_sparse_topk_of_equal_values_keeps_k():
+    """Twin latents: as many as there is room for, and the largest ones always."""
+    x = torch.tensor([[1.0, 3.0, 1.0, 1.0] * 10, [0.0] * 40, [2.0] * 39 + [5.0]])
+    values, columns, counts = _sparse_topk(x, 12)
+    assert counts.tolist() == [12, 0, 12]
+    assert values.tolist() == [1.0, 3.0, 1.0] + [3.0] * 9 + [2.0] * 11 + [5.0]
+    assert columns.tolist() == [0, 1, 2, *range(5, 40, 4), *range(11), 39]
 
 
 def test_policies_leave_out_what_they_say(store, sae):

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from workbench.activations import ActivationStore, harvest
-from workbench.activations.capture import fused_attention, fused_attention_agrees, model_sha256
+from workbench.activations.capture import activations_of, fused_attention, fused_attention_agrees, model_sha256
 from workbench.errors import InputError, MismatchError, NotFoundError, StorageError
 
 HOOK = "blocks.1.hook_resid_post"
@@ -46,16 +46,17 @@ def test_every_hook_is_what_run_with_cache_gives(family, request, make_tokens, t
 def test_residual_hooks_use_fused_attention_and_hooks_inside_attention_do_not(llama, tokens):
     ids = torch.from_numpy(tokens.ids[1:2]).long()
     with torch.inference_mode():
-        assert fused_attention_agrees(llama, [HOOK, "blocks.0.attn.hook_z"], ids, None)
-        assert not fused_attention_agrees(llama, ["blocks.0.attn.hook_out"], ids, None)
+        assert fused_attention_agrees(llama, activations_of(llama, [HOOK, "blocks.0.attn.hook_z"], ids, None), ids, None)
+        assert not fused_attention_agrees(llama, activations_of(llama, ["blocks.0.attn.hook_out"], ids, None), ids, None)
 
 
 def test_fused_attention_that_computes_something_else_is_not_used(llama, tokens, monkeypatch):
     """A model whose own attention differs from the fused kernel (here: scores half as large) must not be harvested through it."""
     kernel = torch.nn.functional.scaled_dot_product_attention
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", lambda query, *args, **kw: kernel(0.5 * query, *args, **kw))
+    ids = torch.from_numpy(tokens.ids[1:2]).long()
     with torch.inference_mode():
-        assert not fused_attention_agrees(llama, [HOOK], torch.from_numpy(tokens.ids[1:2]).long(), None)
+        assert not fused_attention_agrees(llama, activations_of(llama, [HOOK], ids, None), ids, None)
 
 
 def test_fused_attention_leaves_the_model_as_it_was(llama, tokens):

@@ -169,25 +169,23 @@ def _attention_bridges(model: Any) -> dict[int, Any]:
     return {} if hooked else bridges
 
 
-def fused_attention_agrees(model: Any, hooks: Sequence[str], ids, mask) -> bool:
-    """Whether fused attention gives the same activations on `ids`, wherever `mask` (None: everywhere) is 1."""
+def activations_of(model: Any, hooks: Sequence[str], ids, mask) -> dict[str, np.ndarray]:
+    """Activations of one batch at every hook, float64 (batch·context, d)."""
+    seen: dict[str, np.ndarray] = {}
+    with capturing(model, hooks) as run:
+        run(ids, mask, lambda name, tensor: seen.__setitem__(name, tensor.double().cpu().numpy()))
+    return {name: seen[name] for name in hooks}
 
-    def run() -> dict[str, Any]:
-        seen: dict[str, Any] = {}
-        with capturing(model, hooks) as forward:
-            forward(ids, mask, lambda name, tensor: seen.__setitem__(name, tensor.double().cpu().numpy()))
-        return seen
 
+def fused_attention_agrees(model: Any, own: dict[str, np.ndarray], ids, mask) -> bool:
+    """Whether fused attention gives the model's `own` activations on `ids` too, wherever `mask` (None: everywhere) is 1."""
     with fused_attention(model) as possible:
         if not possible:
             return False
         try:
-            fused = run()
+            fused = activations_of(model, list(own), ids, mask)
         except WorkbenchError:  # a hook inside attention does not fire there
             return False
     rows = np.ones(ids.numel(), dtype=bool) if mask is None else mask.cpu().numpy().ravel() > 0
-    for name, own in run().items():
-        gap = np.linalg.norm(own[rows] - fused[name][rows], axis=1)
-        if not (gap <= _SAME_ATTENTION * np.linalg.norm(own[rows], axis=1)).all():
-            return False
-    return True
+    gaps = {name: np.linalg.norm(fused[name][rows] - values[rows], axis=1) for name, values in own.items()}
+    return all((gaps[name] <= _SAME_ATTENTION * np.linalg.norm(values[rows], axis=1)).all() for name, values in own.items())

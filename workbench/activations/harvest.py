@@ -21,7 +21,15 @@ from typing import Any
 
 import numpy as np
 
-from workbench.activations.capture import capturing, check_hooks, fused_attention, fused_attention_agrees, model_name, model_sha256
+from workbench.activations.capture import (
+    activations_of,
+    capturing,
+    check_hooks,
+    fused_attention,
+    fused_attention_agrees,
+    model_name,
+    model_sha256,
+)
 from workbench.activations.positions import attended
 from workbench.activations.store import FORMAT, MANIFEST, ActivationStore, read_manifest, shard_name
 from workbench.errors import InputError, IntegrityError, MismatchError, NotFoundError, StorageError, fail
@@ -125,10 +133,8 @@ def _probe(model: Any, names: list[str], ids: np.ndarray, seen: np.ndarray, devi
     """The width of every hook, and whether fused attention may be used: tried on the first context and the most padded one."""
     rows = sorted({0, int(seen.sum(axis=1).argmin())})
     batch = _batch(ids[rows], seen[rows], device)
-    widths: dict[str, int] = {}
-    with capturing(model, names) as run:
-        run(*batch, lambda name, tensor: widths.__setitem__(name, tensor.shape[1]))
-    return {name: widths[name] for name in names}, fused_attention_agrees(model, names, *batch)
+    own = activations_of(model, names, *batch)
+    return {name: values.shape[1] for name, values in own.items()}, fused_attention_agrees(model, own, *batch)
 
 
 def _plan(model: Any, tokens: Tokens, widths: dict[str, int], batch_size: int, dtype: str, shard_tokens: int | None, fused: bool) -> dict:
