@@ -70,9 +70,8 @@ def test_result_classes_document_their_fields():
 
 
 def test_nothing_unfinished_skipped_or_unpickled():
-    pattern = re.compile(
-        r"\b(TODO|FIXME|XXX|NotImplementedError)\b|\bimport pickle\b|pickle\.loads?\(|allow_pickle=True|weights_only=False"
-    )
+    unpickles = r"pickle\.loads?\(|\bUnpickler\(|allow_pickle=True|weights_only=False"
+    pattern = re.compile(rf"\b(TODO|FIXME|XXX)\b|raise NotImplementedError|{unpickles}")
     found = [f"{path.relative_to(ROOT)}: {match.group()}" for path in MODULES for match in pattern.finditer(path.read_text())]
     assert found == []
 
