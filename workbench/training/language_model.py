@@ -34,6 +34,7 @@ class Phase:
     shares: tuple[tuple[str, float], ...] = (("ioi", 0.5), ("induction", 0.2), ("docstring", 0.2), ("greater-than", 0.1))
     tasks: tuple[str, ...] = ()  # contexts of packed prompts of these tasks
     repeats: int = 0  # contexts that repeat a piece of text
+    horizon: int = 0  # muon: where the decay of the learning rate would end; 0 for the phase's own end
 
 
 # As it was found: after 750 steps of the first two phases nothing was copied from the context yet (loss on repeated random tokens
@@ -41,7 +42,8 @@ class Phase:
 PHASES = (
     Phase(500, "adamw", drawn_tasks=2),
     Phase(250, "adamw", drawn_tasks=6, shares=(("ioi", 0.35), ("induction", 0.4), ("docstring", 0.15), ("greater-than", 0.1))),
-    Phase(500, "muon", repeats=3, tasks=("ioi", "ioi", "ioi", "induction", "induction", "docstring", "greater-than")),
+    Phase(250, "muon", horizon=500, repeats=3, tasks=("ioi", "ioi", "ioi", "induction", "induction", "docstring", "greater-than")),
+    Phase(250, "muon", repeats=2, tasks=("ioi",) * 3 + ("induction",) * 3 + ("greater-than",) * 2 + ("docstring",)),
 )
 
 
@@ -212,7 +214,7 @@ def _learning_rate(step: int, config: LanguageModelConfig) -> float:
     """Factor on the peak learning rate."""
     number, place = config.phase(step)
     if config.phases[number].optimizer == "muon":
-        steps = config.phases[number].steps
+        steps = config.phases[number].horizon or config.phases[number].steps
         return min(1.0, (place + 1) / 20) * min(1.0, max(0.02, 1.6 * (steps - place) / steps))
     if step < config.warmup:
         return (step + 1) / config.warmup
