@@ -1,0 +1,186 @@
+"""Do differences between points repeat? Parallelograms a - b = c - d among decoder rows or word vectors, against a null.
+
+1. Equal rows are one point. `parallelogram_search` finds every non-degenerate parallelogram with two kNN sides and
+   quality = 1 - |(a - b) - (c - d)| / mean length of the four sides of at least `min_quality`.
+2. Null: x' = m + S (x - m), scaled to the norm of x, where m is the mean of x's own k nearest neighbours and S flips the sign of each
+   principal axis of the whole cloud at random, anew for every point. Norms, the place of every neighbourhood and so about the density of
+   the kNN graph, and the covariance of the deviations stay; what one difference has to do with another is lost.
+   The same search runs on `n_null` such clouds.
+3. The test of a point is its best parallelogram; p = (b + 1) / (n + 1) with b of the n null points (over all clouds) at least as good.
+   A parallelogram has the p of its quality. `q_value` is Benjamini and Hochberg's, over all points as tests, not only those with a find.
+
+Source: Li et al. 2024 (arXiv 2410.19750), section 3; Benjamini & Hochberg 1995; the null is this project's own (design/methods.md 1a).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+from jaxtyping import Float, Float64
+
+from workbench.errors import InputError, fail
+from workbench.geometry.parallelogram_search import Found, search
+from workbench.results import Result, provenance
+
+_NULL_POINTS = 20_000  # enough for a p-value of 5e-5; with at least five clouds one parallelogram alone can pass q = 0.05
+_FEWEST_CLOUDS, _MOST_CLOUDS = 2, 100
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Parallelograms(Result):
+    """The parallelograms of a cloud, best first, each with its chance under the null.
+
+    Attributes
+    ----------
+    vertices : (m, 4) int64, rows (a, b, c, d) of the given points with a - b = c - d nearly; a is the smallest index and b < c
+    quality : (m,) float64, 1 for an exact parallelogram
+    p_value, q_value : (m,) float64, against the null, never 0; and corrected over all points
+    n_found : int, how many there were before `max_results` cut the list
+    excluded : dict of kind to number: "shared vertex", "near-duplicate", "antipodal", "flat", each with `min_quality` or more,
+        and "equal rows", the rows left out because another one equals them
+    null_found : (n_null,) int64, how many each null cloud has
+    null_quality : (r,) float64, the best quality of every null point that has one
+    n_points : int, distinct points
+    edge_length, null_edge_length : float, median distance to the k nearest neighbours, of the points and of the null clouds
+    """
+
+    vertices: np.ndarray
+    quality: np.ndarray
+    p_value: np.ndarray
+    q_value: np.ndarray
+    n_found: int
+    excluded: dict[str, int]
+    null_found: np.ndarray
+    null_quality: np.ndarray
+    n_points: int
+    edge_length: float
+    null_edge_length: float
+
+    @property
+    def found_p_value(self) -> float:
+        """p of there being this many or more, (b + 1) / (n + 1) over the null clouds; coarse where these are few."""
+        return float(((self.null_found >= self.n_found).sum() + 1) / (len(self.null_found) + 1))
+
+
+def find_parallelograms(
+    points: Float[Any, "n d"],
+    *,
+    neighbours: int = 32,
+    max_results: int = 1000,
+    min_quality: float = 0.9,
+    n_null: int | None = None,
+    seed: int = 0,
+) -> Parallelograms:
+    """Find the quadruples of points whose differences match, (a - b) close to (c - d) in direction and length.
+
+    Parameters
+    ----------
+    points : (n, d) array of any float dtype
+        For instance `W_dec`, or word vectors. Not centred or scaled by this function.
+    neighbours : int
+        k of the kNN graph; at most n - 1 are used. Two sides of a parallelogram must be edges of it: see `parallelogram_search`.
+    max_results : int
+        The best ones that are returned; `n_found` counts all.
+    min_quality : float, 0 <= min_quality < 1
+        At 0.9 the two differences of a side differ by at most a tenth of the mean side, and by at most a fifth of the shortest.
+    n_null : int, optional
+        Null clouds; by default as many as hold 20,000 points together, at least 2 and at most 100.
+    seed : int
+        Of the null.
+
+    Raises
+    ------
+    InputError
+        For points that are not a finite matrix of at least 4 different rows, parameters outside their range, or points (in a plane, for
+        instance) among which parallelograms are so common that a list of them means nothing.
+    """
+    from workbench.geometry.layout import _matrix
+
+    given = _matrix(points)
+    if neighbours < 2 or max_results < 1 or not 0 <= min_quality < 1 or (n_null is not None and n_null < 1):
+        fail(
+            InputError,
+            f"neighbours={neighbours}, max_results={max_results}, min_quality={min_quality}, n_null={n_null}",
+            "neighbours >= 2, max_results >= 1, 0 <= min_quality < 1 and n_null >= 1",
+            "keep the defaults where in doubt",
+        )
+    cloud, rows = np.unique(given.astype(np.float64), axis=0, return_index=True)
+    rows.sort()
+    cloud = given[rows].astype(np.float64)
+    n = len(cloud)
+    if n < 4:
+        fail(InputError, f"{len(given)} points, {n} of them different", "at least 4 different points", "give more points")
+    k = min(neighbours, n - 1)
+    found = search(cloud, k, min_quality)
+    if n_null is None:
+        n_null = int(np.clip(-(-_NULL_POINTS // n), _FEWEST_CLOUDS, _MOST_CLOUDS))
+    rng = np.random.default_rng(seed)
+    null = [search(null_cloud(cloud, found.neighbours, rng), k, min_quality) for _ in range(n_null)]
+    null_quality = np.concatenate([_best_of_points(one, n) for one in null])
+    p_value, q_value = _chances(found, null_quality, n, n_null)
+    return Parallelograms(
+        vertices=rows[found.vertices[:max_results]].reshape(-1, 4),
+        quality=found.quality[:max_results],
+        p_value=p_value[:max_results],
+        q_value=q_value[:max_results],
+        n_found=len(found.quality),
+        excluded=found.excluded | {"equal rows": len(given) - n},
+        null_found=np.array([len(one.quality) for one in null]),
+        null_quality=null_quality[null_quality > -np.inf],
+        n_points=n,
+        edge_length=found.edge_length,
+        null_edge_length=float(np.median([one.edge_length for one in null])),
+        provenance=provenance(
+            {"points": given},
+            {"neighbours": neighbours, "max_results": max_results, "min_quality": min_quality, "n_null": n_null},
+            seed=seed,
+        ),
+    )
+
+
+def null_cloud(points: Float64[np.ndarray, "n d"], neighbours: np.ndarray, rng: np.random.Generator) -> Float64[np.ndarray, "n d"]:
+    """The points with each one's deviation from its neighbourhood reflected at random in the cloud's principal axes.
+
+    Parameters
+    ----------
+    points : (n, d) float64
+    neighbours : (n, k) integers
+        Each point's nearest others; their mean is the place that the point is reflected about.
+    rng : numpy Generator
+
+    Returns
+    -------
+    (n, d) float64, every row with the norm it had.
+    """
+    n, k = neighbours.shape
+    mean = sp.csr_matrix((np.full(n * k, 1 / k), neighbours.ravel(), np.arange(0, n * k + 1, k)), shape=(n, n)) @ points
+    centred = points - points.mean(axis=0)
+    axes = np.linalg.eigh(centred.T @ centred)[1]  # (d, d)
+    signs = rng.choice([-1.0, 1.0], size=points.shape)
+    moved = mean + (signs * ((points - mean) @ axes)) @ axes.T
+    norm, moved_norm = np.linalg.norm(points, axis=1), np.linalg.norm(moved, axis=1)
+    return moved * (norm / np.where(moved_norm > 0, moved_norm, 1))[:, None]
+
+
+def _best_of_points(found: Found, n: int) -> np.ndarray:
+    """The best quality of a parallelogram that each point is a corner of; -inf where there is none."""
+    best = np.full(n, -np.inf)
+    np.maximum.at(best, found.vertices.ravel(), np.repeat(found.quality, 4))
+    return best
+
+
+def _chances(found: Found, null: np.ndarray, n: int, n_null: int) -> tuple[np.ndarray, np.ndarray]:
+    """p and q of every parallelogram found."""
+    null = np.sort(null)
+
+    def p_of(quality: np.ndarray) -> np.ndarray:
+        return (len(null) - np.searchsorted(null, quality, side="left") + 1) / (n * n_null + 1)
+
+    p_value = p_of(found.quality)
+    tests = np.sort(p_of(_best_of_points(found, n)))  # a point without a parallelogram has p = 1
+    corrected = tests * n / np.searchsorted(tests, tests, side="right")
+    corrected = np.minimum(np.minimum.accumulate(corrected[::-1])[::-1], 1)
+    return p_value, corrected[np.searchsorted(tests, p_value, side="left").clip(max=n - 1)]
