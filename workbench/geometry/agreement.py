@@ -1,0 +1,65 @@
+"""Do two labelings agree more than chance would have it? Adjusted mutual information with a shuffled null, and p, z and effect of any null.
+
+1. AMI = (MI - E[MI]) / (mean entropy - E[MI]), the expectation over permutations (scikit-learn's).
+2. p = (b + 1) / (n_null + 1) with b the null values above the observed one; values equal to it are ordered at random, which makes p
+   uniform under the null also where a statistic takes few values.
+
+Sources: Vinh, Epps and Bailey 2010 (AMI); Phipson and Smyth 2010 (p-values of permutations).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+
+def against_null(name: str, observed: float, null: np.ndarray, rng: np.random.Generator) -> dict[str, Any]:
+    """`<name>_null`, `<name>_p_value` (one-sided, ties at random), `<name>_z` and `<name>_effect` (observed - null mean)."""
+    ties = int(np.isclose(null, observed, rtol=0, atol=1e-12).sum())  # sums of the same terms in another order differ by rounding
+    above = int((null > observed + 1e-12).sum()) + int(rng.integers(ties + 1))
+    spread, effect = float(null.std(ddof=1)) if len(null) > 1 else 0.0, float(observed - null.mean())
+    z = effect / spread if spread > 0 else float(np.sign(effect) * np.inf) if effect else 0.0
+    return {f"{name}_null": null, f"{name}_p_value": (above + 1) / (len(null) + 1), f"{name}_z": z, f"{name}_effect": effect}
+
+
+def ami_with_null(
+    first: np.ndarray,
+    second: np.ndarray,
+    n_null: int,
+    rng: np.random.Generator,
+    shuffle: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> tuple[float, np.ndarray]:
+    """sklearn's AMI of two labelings, and that of `n_null` shuffles of the second (by default permutations).
+
+    A shuffle leaves entropies and expectation as they are and changes only the mutual information, so these are computed once.
+    """
+    from sklearn.metrics import adjusted_mutual_info_score
+    from sklearn.metrics.cluster import expected_mutual_information
+
+    first, second = (np.unique(labels, return_inverse=True)[1] for labels in (first, second))
+    shape = (int(first.max()) + 1, int(second.max()) + 1)
+
+    def table(labels: np.ndarray) -> np.ndarray:
+        return np.bincount(first * shape[1] + labels, minlength=shape[0] * shape[1]).reshape(shape)
+
+    ami = float(adjusted_mutual_info_score(first, second))
+    if 1 in shape:  # one geometric lobe: nothing to agree on, and sklearn's AMI is 0
+        return ami, np.full(n_null, ami)
+    from scipy.sparse import csr_array
+
+    expected = expected_mutual_information(csr_array(table(second)), len(first))
+    mean_entropy = (_entropy(np.bincount(first)) + _entropy(np.bincount(second))) / 2
+    span = max(mean_entropy - expected, np.finfo(float).eps)
+    null = np.empty(n_null)
+    for index in range(n_null):
+        joint = table((shuffle or rng.permutation)(second))
+        information = 2 * mean_entropy - _entropy(joint[joint > 0])
+        null[index] = (information - expected) / span
+    return ami, null
+
+
+def _entropy(counts: np.ndarray) -> float:
+    share = counts / counts.sum()
+    return float(-(share * np.log(share)).sum())

@@ -1,0 +1,49 @@
+"""Which latents point the same way? The t-SNE map, the picture that the paper prints; `umap_layout` is the other one.
+
+1. t-SNE with Barnes-Hut forces from a PCA start, seeded: the same call gives the same coordinates.
+2. Zero rows have no direction and are refused rather than placed anywhere.
+
+Source: van der Maaten and Hinton 2008; scikit-learn's TSNE.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32
+
+from workbench.errors import InputError, fail
+from workbench.geometry.layout import _matrix
+
+
+def tsne_layout(points: Any, *, perplexity: float = 30.0, seed: int = 0) -> Float32[np.ndarray, "n 2"]:
+    """Lay directions out in the plane by t-SNE on cosine distances.
+
+    Parameters
+    ----------
+    points : (n, d), any float dtype; more than 3 * perplexity rows, none of them zero
+    perplexity : float
+    seed : int
+
+    Returns
+    -------
+    (n, 2) float32 coordinates without a unit
+
+    Raises
+    ------
+    InputError
+        For points that are not a finite matrix, too few of them, or zero rows.
+    """
+    points = _matrix(points).astype(np.float64)
+    if not 1 <= perplexity < len(points) / 3:
+        fail(InputError, f"perplexity {perplexity} for {len(points):,} points", "between 1 and a third of the points",
+             f"pass perplexity={max(1, len(points) // 4)}")  # fmt: skip
+    norm = np.linalg.norm(points, axis=1, keepdims=True)
+    if not norm.all():
+        fail(InputError, f"{int((norm == 0).sum()):,} of {len(points):,} rows are zero", "directions", "leave these latents out")
+    from sklearn.manifold import TSNE
+
+    # Euclidean distances of unit vectors order neighbours as cosine distances do, and allow the PCA start
+    embedding = TSNE(perplexity=perplexity, init="pca", random_state=seed, n_jobs=1).fit_transform(points / norm)
+    return np.ascontiguousarray(embedding, dtype=np.float32)
