@@ -30,7 +30,7 @@ def contrast(ink, paper):
     return (high + 0.05) / (low + 0.05)
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)  # a minute on a quiet machine
 def test_quickstart_runs_draws_answers_and_reads_well(put, run, tiny_llama, tiny_sae):
     path = put(NAME, MODEL=str(tiny_llama), SAE=str(tiny_sae), N_TOKENS=20_000)
     page = run(NAME)

@@ -33,6 +33,7 @@ INK, GRID, PAPER, FAINT = "#222222", "#DDDDDD", "#FFFFFF", "#8A8A8A"
 FONT_SIZE = 13
 SMALLEST_FONT = 12
 PNG_SCALE = 2
+PNG_SECONDS = 300  # a busy machine without a graphics card draws WebGL slowly
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "microsoft-edge", "brave-browser")
 _CAPTION_CHARACTERS = 110  # a line at 12 px in an 800 px wide figure
 
@@ -194,5 +195,7 @@ def png(figure: go.Figure) -> bytes | None:
     width, height = figure.layout.width or template().layout.width, figure.layout.height or template().layout.height
     # no MathJax: kaleido would wait for the network to bring it
     return kaleido.calc_fig_sync(
-        figure, opts={"format": "png", "width": width, "height": height, "scale": PNG_SCALE}, kopts={"path": browser, "mathjax": False}
+        figure,
+        opts={"format": "png", "width": width, "height": height, "scale": PNG_SCALE},
+        kopts={"path": browser, "mathjax": False, "timeout": PNG_SECONDS},
     )
