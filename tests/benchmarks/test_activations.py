@@ -119,7 +119,7 @@ def measure_harvest(n_tokens: int = 32_768, batch_size: int = 32, repeats: int =
         return report("harvest", alternate(ours, bare, repeats), "bare Hugging Face forward", f"{n_tokens:,} tokens")
 
 
-def measure_encode(n_tokens: int = 32_768, width: int = 4096, repeats: int = 4) -> dict[str, float]:
+def measure_encode(n_tokens: int = 65_536, width: int = 4096, repeats: int = 4) -> dict[str, float]:
     """Encode (reading, encoding, sparse codes) over x @ W_enc of the same rows in the same batches."""
     import torch
 
@@ -133,7 +133,7 @@ def measure_encode(n_tokens: int = 32_768, width: int = 4096, repeats: int = 4) 
 
         def bare() -> None:
             with torch.inference_mode():
-                for batch in x.split(256):
+                for batch in x.split(1_024):
                     batch @ weight
 
         def ours() -> None:

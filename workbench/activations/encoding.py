@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from workbench.activations.codes import FeatureCodes
 
-_DENSE = {"cpu": 1 << 20}  # elements of a dense batch: 4 MiB of float32 stay near the cores; accelerators take more at a time
+_DENSE = {"cpu": 1 << 22}  # elements of a dense batch: 16 MiB of float32 stay near the cores; accelerators take more at a time
 _DENSE_ELSEWHERE = 1 << 27
 
 
@@ -81,6 +81,9 @@ def encode(store: ActivationStore, hook: str, sae: Any, *, batch_size: int | Non
     )
     budget = _DENSE.get(torch.device(sae.device).type, _DENSE_ELSEWHERE)
     batch_size = batch_size or max(128, budget // n_latents)
+    # glibc returns large freed blocks to the system and pays page faults for each new one, until a block of nearly 32 MiB has been freed
+    # (mallopt(3), M_MMAP_THRESHOLD); the dense batches are such blocks.
+    torch.empty(31 << 20, dtype=torch.uint8)
     pieces: list[sp.csr_matrix] = []
     writer = None if path is None else CodesWriter(path, store.tokens, n_latents, hook, record)
     was_training = sae.training
