@@ -22,7 +22,8 @@ import scipy.sparse as sp
 from jaxtyping import Float, Float64
 
 from workbench.errors import InputError, fail
-from workbench.geometry.parallelogram_search import Found, search
+from workbench.geometry.discriminant import matrix
+from workbench.geometry.parallelogram_search import Found, measure, search
 from workbench.results import Result, provenance
 
 _NULL_POINTS = 20_000  # enough for a p-value of 5e-5; with at least five clouds one parallelogram alone can pass q = 0.05
@@ -97,9 +98,7 @@ def find_parallelograms(
         For points that are not a finite matrix of at least 4 different rows, parameters outside their range, or points (in a plane, for
         instance) among which parallelograms are so common that a list of them means nothing.
     """
-    from workbench.geometry.layout import _matrix
-
-    given = _matrix(points)
+    given = matrix(points, "points")
     if neighbours < 2 or max_results < 1 or not 0 <= min_quality < 1 or (n_null is not None and n_null < 1):
         fail(
             InputError,
@@ -107,9 +106,8 @@ def find_parallelograms(
             "neighbours >= 2, max_results >= 1, 0 <= min_quality < 1 and n_null >= 1",
             "keep the defaults where in doubt",
         )
-    cloud, rows = np.unique(given.astype(np.float64), axis=0, return_index=True)
-    rows.sort()
-    cloud = given[rows].astype(np.float64)
+    rows = np.sort(np.unique(given, axis=0, return_index=True)[1])
+    cloud = given[rows]
     n = len(cloud)
     if n < 4:
         fail(InputError, f"{len(given)} points, {n} of them different", "at least 4 different points", "give more points")
@@ -139,6 +137,32 @@ def find_parallelograms(
             seed=seed,
         ),
     )
+
+
+def parallelogram_quality(points: Float[Any, "n d"], vertices: Any) -> Float64[np.ndarray, " m"]:
+    """Quality of quadruples that were chosen otherwise: 1 - |(a - b) - (c - d)| / mean length of the four sides.
+
+    Parameters
+    ----------
+    points : (n, d) array of any float dtype
+    vertices : (m, 4) integers, rows (a, b, c, d)
+
+    Returns
+    -------
+    (m,) float64, 1 for an exact parallelogram; four unrelated points in many dimensions have about 1 - sqrt(2)
+
+    Raises
+    ------
+    InputError
+        For points that are not a finite matrix, or vertices that are not among them.
+    """
+    cloud, vertices = matrix(points, "points"), np.asarray(vertices)
+    fits = vertices.ndim == 2 and vertices.shape[1] == 4 and vertices.dtype.kind in "iu"
+    if not fits or (vertices.size and not 0 <= vertices.min() <= vertices.max() < len(cloud)):
+        fail(InputError, f"vertices {vertices.shape} of {len(cloud):,} points", "(m, 4) row numbers of these points", "check the numbers")
+    step = max(1, 4_000_000 // cloud.shape[1])
+    parts = [measure(cloud, cloud, vertices[start : start + step], 0.0)[0] for start in range(0, len(vertices), step)]
+    return np.concatenate([np.empty(0), *parts])
 
 
 def null_cloud(points: Float64[np.ndarray, "n d"], neighbours: np.ndarray, rng: np.random.Generator) -> Float64[np.ndarray, "n d"]:
