@@ -192,7 +192,8 @@ def test_bad_clouds_have_no_slope(points, arguments, word):
 @pytest.mark.parametrize(("points", "arguments", "word"), [
     (RNG.standard_normal((150, 120)), {}, "n_components=73"), (np.ones((50, 3)), {}, "3 of 3 columns are constant"),
     (np.full((50, 3), np.inf), {}, "NaN or infinity"), (RNG.standard_normal((50, 3)), {"n_neighbors": 0}, "n_neighbors=0"),
-    (RNG.standard_normal((50, 3)), {"convention": "ours"}, "convention"), (np.repeat(RNG.standard_normal((5, 3)), 40, axis=0), {}, "5 distinct"),
+    (RNG.standard_normal((50, 3)), {"convention": "ours"}, "convention"),
+    (np.repeat(RNG.standard_normal((5, 3)), 40, axis=0), {}, "5 distinct"),
     (RNG.standard_normal((50, 2)) @ np.ones((2, 4)), {}, "1 directions only"),
 ])  # fmt: skip
 def test_bad_clouds_have_no_entropy(points, arguments, word):

@@ -20,7 +20,7 @@ def against_null(name: str, observed: float, null: np.ndarray, rng: np.random.Ge
     ties = int(np.isclose(null, observed, rtol=0, atol=1e-12).sum())  # sums of the same terms in another order differ by rounding
     above = int((null > observed + 1e-12).sum()) + int(rng.integers(ties + 1))
     spread, effect = float(null.std(ddof=1)) if len(null) > 1 else 0.0, float(observed - null.mean())
-    z = effect / spread if spread > 0 else float(np.sign(effect) * np.inf) if effect else 0.0
+    z = effect / spread if spread > 1e-12 else float(np.sign(effect) * np.inf) if effect else 0.0
     return {f"{name}_null": null, f"{name}_p_value": (above + 1) / (len(null) + 1), f"{name}_z": z, f"{name}_effect": effect}
 
 

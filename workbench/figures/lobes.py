@@ -1,0 +1,209 @@
+"""What do lobes look like? Maps coloured by lobe, curves over numbers of lobes, nulls, and which lobe is for which text.
+
+Every function takes results of `workbench.geometry.lobes` and its neighbours and returns a plotly Figure; nothing is computed here.
+Maps are drawn as SVG, so that a notebook's four WebGL panels stay free.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from workbench.errors import InputError, fail
+from workbench.figures.theme import FAINT, INK, OKABE_ITO, SEQUENTIAL, SMALLEST_FONT, SYMBOLS, template
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import plotly.graph_objects as go
+
+    from workbench.geometry.lobe_categories import LobeCategories
+    from workbench.geometry.lobes import LobeModularity
+
+NAMES = {
+    "simple_matching": "simple matching", "jaccard": "Jaccard", "dice": "Dice", "overlap": "overlap", "phi": "phi",
+    "angular": "angular (ceiling)",
+}  # fmt: skip
+_COLUMNS = 3
+
+
+def lobe_maps(
+    layouts: Mapping[str, np.ndarray], labels: Mapping[str, np.ndarray], frequency: np.ndarray, *, title: str = "Lobes on the map"
+) -> go.Figure:
+    """Small maps of the same latents, coloured by lobe: a row for each layout, or, for one layout, three labelings a row.
+
+    Parameters
+    ----------
+    layouts : mapping of name to (F, 2) coordinates
+    labels : mapping of name to (F,) lobes, at most 8 of them; -1 is drawn grey
+    frequency : (F,) share of tokens on which each latent fires; points grow with it
+    title : str
+
+    Raises
+    ------
+    InputError
+        When the inputs do not describe the same latents, or there are more lobes than colours.
+    """
+    import plotly.graph_objects as go
+    from plotly.subplots import make_subplots
+
+    frequency, most = np.asarray(frequency, float), max(int(np.max(value)) for value in labels.values()) + 1
+    sizes = {np.shape(value)[0] for value in (*layouts.values(), *labels.values(), frequency)}
+    if len(sizes) != 1 or most > len(OKABE_ITO):
+        fail(InputError, f"layouts, labels and frequencies of {sorted(sizes)} latents, {most} lobes",
+             f"the same latents, at most {len(OKABE_ITO)} lobes", "pass parts of one analysis, with few lobes")  # fmt: skip
+    columns = len(labels) if len(layouts) > 1 else min(_COLUMNS, len(labels))
+    panels = [(place, name) for place in layouts for name in labels]
+    rows = -(-len(panels) // columns)
+    captions = [name if len(layouts) == 1 else f"{place}, {name}" for place, name in panels]
+    figure = make_subplots(rows, columns, subplot_titles=captions, horizontal_spacing=0.03, vertical_spacing=0.09)
+    width = 3.0 + 5.0 * np.sqrt(frequency / max(frequency.max(), 1e-12))
+    for index, (place, name) in enumerate(panels):
+        x, y = np.asarray(layouts[place], np.float32).T
+        for lobe in [-1, *range(most)]:
+            chosen = np.asarray(labels[name]) == lobe
+            if not chosen.any():
+                continue
+            first = not any(trace.legendgroup == str(lobe) for trace in figure.data)
+            marker = {"size": width[chosen].astype(np.float32), "opacity": 0.75, "line": {"width": 0}}
+            marker |= {"color": FAINT, "symbol": "x-thin-open"} if lobe < 0 else {"color": OKABE_ITO[lobe], "symbol": SYMBOLS[lobe]}
+            figure.add_trace(
+                go.Scatter(x=x[chosen], y=y[chosen], mode="markers", marker=marker, legendgroup=str(lobe), showlegend=first,
+                           name="in no lobe" if lobe < 0 else f"lobe {lobe + 1}", hoverinfo="skip"),
+                index // columns + 1,
+                index % columns + 1,
+            )  # fmt: skip
+    figure.update_xaxes(showticklabels=False, ticks="", showgrid=False, zeroline=False, mirror=True, showline=True)
+    figure.update_yaxes(showticklabels=False, ticks="", showgrid=False, zeroline=False, mirror=True, showline=True)
+    figure.update_layout(
+        template=template(), title=title, width=960, height=120 + 310 * rows, margin={"l": 20, "r": 20, "t": 110},
+        legend={"orientation": "h", "y": 1.0, "yref": "container", "yanchor": "top", "x": 1.0, "xanchor": "right",
+                "itemsizing": "constant"},
+    )  # fmt: skip
+    return _axis_free(figure, title)
+
+
+def modularity_curves(
+    table: pd.DataFrame, *, published: pd.DataFrame | None = None, title: str = "Functional and geometric lobes"
+) -> go.Figure:
+    """AMI with geometric lobes, and accuracy of predicting a lobe from the decoder row, over the number of lobes.
+
+    Parameters
+    ----------
+    table : DataFrame
+        `LobeCurves.table`; the column `kind` may hold any names.
+    published : DataFrame, optional
+        Columns panel ("ami" or "accuracy"), n_lobes, value: drawn as open stars.
+    title : str
+    """
+    import plotly.graph_objects as go
+    from plotly.subplots import make_subplots
+
+    figure = make_subplots(1, 2, horizontal_spacing=0.1)
+    for index, (kind, rows) in enumerate(table.groupby("kind", sort=False)):
+        colour = INK if kind == "angular" else OKABE_ITO[index % (len(OKABE_ITO) - 1)]
+        for column, value in ((1, "ami"), (2, "accuracy")):
+            figure.add_trace(
+                go.Scatter(x=rows["n_lobes"], y=rows[value], mode="lines+markers", name=NAMES.get(kind, str(kind)), legendgroup=str(kind),
+                           showlegend=column == 1, line={"color": colour, "dash": "dot" if kind == "angular" else "solid"},
+                           marker={"symbol": SYMBOLS[index % len(SYMBOLS)], "size": 8, "color": colour}),
+                1, column,
+            )  # fmt: skip
+    null = table[table["kind"] != "angular"].groupby("n_lobes")
+    for column, value, name in ((1, "ami", "null: permuted labels (95 %)"), (2, "accuracy", "null: random unit vectors (95 %)")):
+        high = null[f"{value}_null_high"].max()
+        figure.add_trace(
+            go.Scatter(x=high.index, y=high, mode="lines", name=name, line={"color": FAINT, "dash": "dash", "width": 2}), 1, column
+        )
+    if published is not None:
+        for column, value in ((1, "ami"), (2, "accuracy")):
+            rows = published[published["panel"] == value]
+            figure.add_trace(
+                go.Scatter(x=rows["n_lobes"], y=rows["value"], mode="markers", legendgroup="published",
+                           name="published, phi (Gemma-2-2B, layer 12)",
+                           showlegend=column == 1, marker={"symbol": "star-open", "size": 14, "color": INK, "line": {"width": 2}}),
+                1, column,
+            )  # fmt: skip
+    counts = sorted(table["n_lobes"].unique())
+    figure.update_xaxes(type="log", title="number of lobes", tickvals=counts, ticktext=[str(count) for count in counts])
+    figure.update_yaxes(title="AMI with geometric lobes (0 = chance)", rangemode="tozero", col=1)
+    figure.update_yaxes(title="balanced accuracy, decoder row to lobe", range=[0, 1.02], col=2)
+    figure.update_layout(
+        template=template(), title=title, width=1000, height=520, margin_r=270, legend={"x": 1.02, "y": 1.0, "xanchor": "left"}
+    )
+    return figure
+
+
+def null_histograms(modularity: LobeModularity, *, title: str = "Observed against the null") -> go.Figure:
+    """The null distributions of AMI and accuracy with the observed values as lines.
+
+    Parameters
+    ----------
+    modularity : LobeModularity
+    title : str
+    """
+    import plotly.graph_objects as go
+    from plotly.subplots import make_subplots
+
+    panels = (
+        (modularity.ami, modularity.ami_null, modularity.ami_p_value, modularity.ami_z, "AMI with geometric lobes"),
+        (modularity.balanced_accuracy, modularity.accuracy_null, modularity.accuracy_p_value, modularity.accuracy_z,
+         "balanced accuracy, decoder row to lobe"),
+    )  # fmt: skip
+    figure = make_subplots(1, 2, horizontal_spacing=0.1)
+    for column, (value, null, p_value, z, name) in enumerate(panels, 1):
+        figure.add_trace(go.Histogram(x=null, nbinsx=25, marker_color=OKABE_ITO[4], name="null", showlegend=column == 1), 1, column)
+        figure.add_vline(x=value, line={"color": OKABE_ITO[5], "width": 3}, row=1, col=column)
+        middle = (min(value, float(null.min())) + max(value, float(null.max()))) / 2
+        figure.add_annotation(
+            x=value, y=1.0, yref="y domain" if column == 1 else "y2 domain", xref="x" if column == 1 else "x2", showarrow=False,
+            xanchor="right" if value > middle else "left", text=f" observed {value:.3f} <br> {z:+.1f} sd, p = {p_value:.3g} ",
+            font={"size": SMALLEST_FONT, "color": OKABE_ITO[5]}, yanchor="top",
+        )  # fmt: skip
+        figure.update_xaxes(title=name, row=1, col=column)
+    figure.update_yaxes(title="null repetitions")
+    figure.update_layout(template=template(), title=title, width=960, height=400, showlegend=False, bargap=0.05)
+    return figure
+
+
+def category_heatmaps(results: Mapping[str, LobeCategories], *, title: str = "Which lobe wins which text") -> go.Figure:
+    """For each category of text the share of its blocks that each lobe won; a star marks the modal lobe.
+
+    Parameters
+    ----------
+    results : mapping of panel name to LobeCategories
+    title : str
+    """
+    import plotly.graph_objects as go
+    from plotly.subplots import make_subplots
+
+    wide = max(len(result.categories) for result in results.values()) > 8
+    rows, columns = (len(results), 1) if wide else (1, len(results))
+    figure = make_subplots(rows, columns, subplot_titles=list(results), horizontal_spacing=0.07, vertical_spacing=0.3 / max(rows, 1) + 0.06)
+    for index, result in enumerate(results.values()):
+        share, lobes = result.share, len(result.share)
+        text = [[f"{share[lobe, kind]:.2f}" + (" ★" if result.modal_lobe[kind] == lobe else "") for kind in range(share.shape[1])]
+                for lobe in range(lobes)]  # fmt: skip
+        names = [f"{name} ({count})" for name, count in zip(result.categories, result.n_blocks, strict=True)]
+        figure.add_trace(
+            go.Heatmap(z=share, x=names, y=[f"lobe {lobe + 1}" for lobe in range(lobes)], text=text, texttemplate="%{text}",
+                       textfont={"size": SMALLEST_FONT}, coloraxis="coloraxis", xgap=1, ygap=1),
+            index // columns + 1, index % columns + 1,
+        )  # fmt: skip
+    figure.update_yaxes(autorange="reversed", showgrid=False)
+    figure.update_xaxes(showgrid=False, tickangle=-40 if wide else -30)
+    figure.update_layout(
+        template=template(), title=title, width=1000, height=(180 + 260 * rows) if wide else 420, margin={"t": 90, "b": 130},
+        coloraxis={"colorscale": SEQUENTIAL, "cmin": 0, "cmax": 1, "colorbar": {"title": {"text": "share of the<br>category's blocks"}}},
+    )  # fmt: skip
+    return figure
+
+
+def _axis_free(figure: go.Figure, title: str) -> go.Figure:
+    """Panels of a map have equal scales and no axis titles: coordinates have no unit."""
+    figure.update_layout(title={"text": title})
+    for name in list(figure.layout):
+        if name.startswith("yaxis"):
+            figure.layout[name].scaleanchor = "x" + name.removeprefix("yaxis")
+    return figure
