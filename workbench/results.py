@@ -43,6 +43,10 @@ def write_atomically(path: str | os.PathLike, content: bytes) -> None:
             handle.write(content)
             handle.flush()
             os.fsync(handle.fileno())
+        # A temporary file is private; the finished one gets what open() would have given it.
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
         os.replace(temporary, path)
     except OSError as error:
         if temporary is not None:

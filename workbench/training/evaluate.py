@@ -64,7 +64,11 @@ def evaluate_model(name: str) -> dict[str, Any]:
             ).double()
             keep = torch.as_tensor(tokens.keep[start : start + 16, 1:]).flatten()
             total, count = total + float(each[keep].sum()), count + int(keep.sum())
-    return {"cross_entropy": total / count, "tasks": evaluate_tasks(model, n=PROMPTS), "parameters": sum(p.numel() for p in model.parameters())}
+    return {
+        "cross_entropy": total / count,
+        "tasks": evaluate_tasks(model, n=PROMPTS),
+        "parameters": sum(p.numel() for p in model.original_model.parameters()),
+    }
 
 
 def evaluate_saes(model_name: str, names: Iterable[str]) -> dict[str, dict[str, float]]:
