@@ -237,15 +237,16 @@ def catalog_table(table: pd.DataFrame, *, limit: int = 30) -> Html:
     limit : int
         Rows shown; the caption says how many there are.
     """
+    # every cell has its own background: JupyterLab's dark theme paints the rows of a table
     shown = table.head(limit)
     head = "".join(
-        f'<th style="text-align:left;padding:2px 10px;border-bottom:2px solid {INK};color:{INK}">{html.escape(str(name))}</th>'
+        f'<th style="background:{PAPER};text-align:left;padding:2px 10px;border-bottom:2px solid {INK};color:{INK}">{html.escape(str(name))}</th>'
         for name in shown
     )
     rows = "".join(
         "<tr>"
         + "".join(
-            f'<td style="text-align:left;padding:2px 10px;border-bottom:1px solid #DDDDDD;color:{INK}">{html.escape(_cell(value))}</td>'
+            f'<td style="background:{PAPER};text-align:left;padding:2px 10px;border-bottom:1px solid #DDDDDD;color:{INK}">{html.escape(_cell(value))}</td>'
             for value in row
         )
         + "</tr>"
