@@ -87,8 +87,12 @@ def word_vectors(
     for name, values in vectors.items():
         if not np.isfinite(values).all():
             word = distinct[int(np.argmin(np.isfinite(values).all(axis=1)))]
-            fail(InputError, f"the activation of {word!r} at {name} is not finite", "finite activations",
-                 "load the model with dtype='float32'")
+            fail(
+                InputError,
+                f"the activation of {word!r} at {name} is not finite",
+                "finite activations",
+                "load the model with dtype='float32'",
+            )
     place = {word: index for index, word in enumerate(distinct)}
     rows = [place[word] for word in words]
     return {name: vectors[name][rows] for name in names}

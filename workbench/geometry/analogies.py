@@ -43,6 +43,7 @@ class AnalogyAccuracy(Result):
     no_vector_top1, no_vector_top5 : (3,) float64, the nearest words to the input
     relations : (R,) str
     relation_top1, relation_top5 : (3, R) float64, relation by relation
+    relation_no_vector_top1, relation_no_vector_top5 : (3, R) float64
     rank : (3, q) int64, of the right output of every held-out pair, 1 is first
     queries : (q,) int64, the held-out pairs
     n_vocabulary : int, different words that are ranked
@@ -63,6 +64,8 @@ class AnalogyAccuracy(Result):
     relations: np.ndarray
     relation_top1: np.ndarray
     relation_top5: np.ndarray
+    relation_no_vector_top1: np.ndarray
+    relation_no_vector_top5: np.ndarray
     rank: np.ndarray
     queries: np.ndarray
     n_vocabulary: int
@@ -149,6 +152,7 @@ def analogy_accuracy(
             f"p_top{top}": ((null_hits >= hits.mean(axis=1)[:, None]).sum(axis=1) + 1) / (n_null + 1),
             f"no_vector_top{top}": (nothing <= top).mean(axis=1),
             f"relation_top{top}": np.stack([hits[:, rows].mean(axis=1) for rows in of_relation], axis=1),
+            f"relation_no_vector_top{top}": np.stack([(nothing <= top)[:, rows].mean(axis=1) for rows in of_relation], axis=1),
         }
     return AnalogyAccuracy(
         spaces=SPACES,

@@ -208,8 +208,8 @@ def silhouette_curve(
     ----------
     n_components : sequence of int, optional
         By default 2 to the number of relations less one (1, for two relations).
-
-    The others, and what is raised, are as in `project_out_distractors`.
+    differences, relation, holdout, n_null, seed, shrinkage, convention
+        As in `project_out_distractors`, which also says what is raised.
     """
     if n_components is not None and not len(n_components):
         fail(InputError, "an empty n_components", "at least one number of components", "leave it out for all")

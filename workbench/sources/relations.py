@@ -51,8 +51,12 @@ def word_relations(names: str | Sequence[str] | None = None, *, folder: str | os
     folder = Path(folder) if folder is not None else root / "relations"
     known = sorted(path.stem for path in folder.glob("*.csv"))
     if not known:
-        fail(NotFoundError, f"no relations in {folder}", "CSV files with the columns input and output",
-             "check the path, or work in a clone of the repository")
+        fail(
+            NotFoundError,
+            f"no relations in {folder}",
+            "CSV files with the columns input and output",
+            "check the path, or work in a clone of the repository",
+        )
     wanted = known if names is None else [names] if isinstance(names, str) else list(names)
     if not wanted:
         fail(InputError, "an empty list of relations", f"some of {', '.join(known)}", "name at least one, or leave names out")
@@ -63,8 +67,7 @@ def word_relations(names: str | Sequence[str] | None = None, *, folder: str | os
     try:
         descriptions = json.loads(described.read_text()) if described.is_file() else {}
     except ValueError as error:
-        fail(IntegrityError, f"{described} is not JSON ({error})", "an object of relation and description", "restore the file",
-             cause=error)
+        fail(IntegrityError, f"{described} is not JSON ({error})", "an object of relation and description", "restore the file", cause=error)
     tables = []
     for name in wanted:
         table = _read(folder / f"{name}.csv")
