@@ -237,21 +237,12 @@ def catalog_table(table: pd.DataFrame, *, limit: int = 30) -> Html:
     limit : int
         Rows shown; the caption says how many there are.
     """
-    # every cell has its own background: JupyterLab's dark theme paints the rows of a table
     shown = table.head(limit)
-    head = "".join(
-        f'<th style="background:{PAPER};text-align:left;padding:2px 10px;border-bottom:2px solid {INK};color:{INK}">{html.escape(str(name))}</th>'
-        for name in shown
-    )
-    rows = "".join(
-        "<tr>"
-        + "".join(
-            f'<td style="background:{PAPER};text-align:left;padding:2px 10px;border-bottom:1px solid #DDDDDD;color:{INK}">{html.escape(_cell(value))}</td>'
-            for value in row
-        )
-        + "</tr>"
-        for row in shown.itertuples(index=False)
-    )
+    # every cell has its own background: JupyterLab's dark theme paints the rows of a table
+    style = f"background:{PAPER};color:{INK};text-align:left;padding:2px 10px;border-bottom:1px solid #DDDDDD"
+    head = "".join(f'<th style="{style}">{html.escape(str(name))}</th>' for name in shown)
+    lines = ("".join(f'<td style="{style}">{html.escape(_cell(value))}</td>' for value in row) for row in shown.itertuples(index=False))
+    rows = "".join(f"<tr>{line}</tr>" for line in lines)
     note = f"{len(shown):,} of {len(table):,} rows"
     frame = f"border-collapse:collapse;font-size:13px;background:{PAPER}"
     return Html(
