@@ -14,14 +14,14 @@ X = RNG.standard_normal((60, 20))
 
 def test_planes_show_every_pair_once_in_each_panel_with_its_own_mark():
     held_out = np.tile([True, False, False, True, False], 12)
-    figure = figures.planes(X[:, :2], X[:, 2:4], RELATION, held_out, share=(0.2, 0.1))
-    left = [trace for trace in figure.data if trace.xaxis == "x"]
-    right = [trace for trace in figure.data if trace.xaxis == "x2"]
-    assert sum(len(trace.x) for trace in left) == sum(len(trace.x) for trace in right) == 60
-    assert len({(trace.marker.color, trace.marker.symbol) for trace in left}) == 12
+    figure = figures.planes(X[:, :2], X[:, 2:7], RELATION, held_out, share=(0.2, 0.1))
+    panels = {name: [trace for trace in figure.data if trace.xaxis == name] for name in ("x", "x2", "x3")}
+    assert [sum(len(trace.x) for trace in traces) for traces in panels.values()] == [60, 60, 60]
+    assert len({(trace.marker.color, trace.marker.symbol) for trace in panels["x"]}) == 12
     assert sum(trace.showlegend for trace in figure.data) == 12
-    full = [trace for trace in right if trace.marker.opacity > 0.9]
-    assert sum(len(trace.x) for trace in full) == held_out.sum()
+    full = [trace for trace in panels["x3"] if trace.marker.opacity > 0.9]
+    np.testing.assert_array_equal(np.sort(np.concatenate([trace.x for trace in full])), np.sort(X[held_out, 4]))
+    assert len({trace.xaxis for trace in figures.planes(X[:, :2], X[:, 2:4], RELATION, held_out).data}) == 2
     with pytest.raises(InputError, match="To mend it"):
         figures.planes(X[:, :2], X[:, 2:4], RELATION[:-1], held_out)
 

@@ -77,8 +77,8 @@ def test_random_points_have_none():
 
 
 def test_random_points_of_few_dimensions_have_some_by_chance_which_are_not_significant():
-    points = np.random.default_rng(0).standard_normal((100, 5))
-    found = find_parallelograms(points, min_quality=0.8, n_null=10)
+    points = np.random.default_rng(0).standard_normal((60, 5))
+    found = find_parallelograms(points, min_quality=0.8, n_null=5)
     assert found.n_found > 0
     assert (found.q_value <= 0.05).sum() == 0
     assert found.found_p_value > 0.05
@@ -131,7 +131,7 @@ def test_the_search_finds_exactly_what_its_definition_says(n, d, k, min_quality,
 
 @pytest.mark.parametrize("limit", ["_GRAM_BYTES", "_SHORT", "_BLOCK_VALUES"])
 def test_the_result_does_not_depend_on_how_it_is_computed(monkeypatch, limit):
-    points, _ = planted("short sides", n=150, d=24, m=6)
+    points, _ = planted("short sides", n=70, d=24, m=6)
     whole = search(points, 8, 0.7)
     monkeypatch.setattr(parallelogram_search, limit, {"_GRAM_BYTES": 0, "_SHORT": 10.0, "_BLOCK_VALUES": 500}[limit])
     parts = search(points, 8, 0.7)
@@ -206,22 +206,22 @@ def test_the_null_keeps_norms_and_about_the_density_and_loses_the_parallelograms
     np.testing.assert_allclose(np.linalg.norm(null, axis=1), np.linalg.norm(points, axis=1), rtol=1e-12)
     again = search(null, 16, 0.9)
     assert 0.8 < again.edge_length / found.edge_length < 1.25  # "about" the density: within a fifth, clusters and all
-    assert len(found.quality) >= 15
+    assert len(found.quality) >= 5
     assert len(again.quality) == 0
 
 
 def test_p_values_count_null_points_and_q_values_are_benjamini_hochberg_over_all_points():
     from scipy.stats import false_discovery_control
 
-    points, _ = planted("two attributes", n=120, d=5, m=6, noise=0.1)
+    points, _ = planted("two attributes", n=60, d=5, m=4, noise=0.1)
     found = find_parallelograms(points, min_quality=0.8, n_null=4)
     assert found.n_found > 3
-    expected = [((found.null_quality >= quality).sum() + 1) / (4 * 120 + 1) for quality in found.quality]
+    expected = [((found.null_quality >= quality).sum() + 1) / (4 * 60 + 1) for quality in found.quality]
     np.testing.assert_allclose(found.p_value, expected, rtol=1e-12)
-    best = np.ones(120)
+    best = np.ones(60)
     for row, p in zip(found.vertices, found.p_value, strict=True):
         best[row] = np.minimum(best[row], p)
-    corrected = false_discovery_control(best)
+    corrected = np.minimum(4 * false_discovery_control(best), 1)  # four corners are one discovery
     for row, p, q in zip(found.vertices, found.p_value, found.q_value, strict=True):
         corner = row[best[row] == p]
         if len(corner):  # this parallelogram is the best of one of its corners
@@ -243,7 +243,7 @@ def test_max_results_keeps_the_best_and_the_result_can_be_saved(tmp_path):
 def test_torch_and_numpy_agree():
     import torch
 
-    points = planted("two attributes", n=60, d=16, m=4)[0].astype(np.float32)
+    points = planted("two attributes", n=40, d=16, m=4)[0].astype(np.float32)
     expected = find_parallelograms(points, n_null=2)
     for given_points in (torch.tensor(points), torch.tensor(points, requires_grad=True)):
         np.testing.assert_array_equal(find_parallelograms(given_points, n_null=2).vertices, expected.vertices)
@@ -273,7 +273,7 @@ def test_bad_input_is_refused_with_the_mend(points, arguments, word):
 def test_points_in_a_plane_are_refused_before_they_fill_the_memory(monkeypatch):
     monkeypatch.setattr(parallelogram_search, "_MOST_CANDIDATES", 10_000)
     with pytest.raises(InputError, match="everywhere"):
-        find_parallelograms(np.random.default_rng(0).standard_normal((200, 2)), min_quality=0.5)
+        find_parallelograms(np.random.default_rng(0).standard_normal((60, 2)), neighbours=8, min_quality=0.5)
 
 
 @pytest.mark.parametrize("vertices", [np.zeros((2, 3), int), np.array([[0, 1, 2, 9]]), np.array([[0, 1, 2, -1]]), np.zeros((1, 4))])

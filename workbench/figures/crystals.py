@@ -25,31 +25,34 @@ _SPACE_NAMES = {"before": "as given", "after": "LDA axes only", "whitened": "dis
 def planes(
     before: np.ndarray, after: np.ndarray, relation: Sequence[Any], held_out: np.ndarray, *, share: Sequence[float] | None = None
 ) -> go.Figure:
-    """Differences in the plane of their principal components, and of their first two discriminant axes.
+    """Differences in the plane of their principal components, and on their first two pairs of discriminant axes.
 
     Parameters
     ----------
-    before, after : (n, 2) arrays
+    before : (n, 2) array
+    after : (n, m) array, m >= 2
+        With four columns or more there is a third panel.
     relation : n labels
     held_out : (n,) bool
-        Pairs on which the discriminant axes were not fitted: full marks; the others are small and faint in the right panel.
+        Pairs on which the discriminant axes were not fitted: full marks; the others are small and faint.
     share : two floats, optional
         Of the variance, for the names of the left axes.
     """
     from plotly.subplots import make_subplots
 
     relation, held_out = np.asarray(relation).astype(str), np.asarray(held_out, dtype=bool)
-    if not len(before) == len(after) == len(relation) == len(held_out):
-        fail(
-            InputError, f"{len(before)}, {len(after)}, {len(relation)} and {len(held_out)} rows", "the same pairs four times", "check them"
-        )
-    figure = make_subplots(
-        1, 2, subplot_titles=["PCA: all pairs", "LDA: held-out pairs (full), fitted pairs (faint)"], horizontal_spacing=0.09
-    )
+    sizes = [len(before), len(after), len(relation), len(held_out)]
+    if len(set(sizes)) != 1:
+        fail(InputError, f"{sizes} rows", "the same pairs four times", "pass coordinates and labels of one set of pairs")
+    axes = [(0, 1), (2, 3)][: 2 if after.shape[1] >= 4 else 1]
+    titles = ["PCA", *(f"LDA, axes {first + 1} and {second + 1}" for first, second in axes)]
+    figure = make_subplots(1, len(titles), subplot_titles=titles, horizontal_spacing=0.07)
     for index, name in enumerate(np.unique(relation)):
-        colour, symbol = _DRAWN[index % len(_DRAWN)], SYMBOLS[(index + index // len(_DRAWN)) % len(SYMBOLS)]
+        colour, symbol = _DRAWN[index % len(_DRAWN)], SYMBOLS[(index + 3 * (index // len(_DRAWN))) % len(SYMBOLS)]
         own = relation == name
-        drawn = [(1, before, own, 6, 0.75), (2, after, own & ~held_out, 4, 0.2), (2, after, own & held_out, 8, 0.95)]
+        drawn = [(1, before, own, 6, 0.7)]
+        for column, pair in enumerate(axes, start=2):
+            drawn += [(column, after[:, pair], own & ~held_out, 4, 0.2), (column, after[:, pair], own & held_out, 7, 0.95)]
         for column, points, rows, size, opacity in drawn:
             figure.add_scatter(
                 x=points[rows, 0],
@@ -57,20 +60,25 @@ def planes(
                 mode="markers",
                 name=name,
                 legendgroup=name,
-                showlegend=size == 8,
+                showlegend=size == 7 and column == 2,
                 marker={"color": colour, "symbol": symbol, "size": size, "opacity": opacity, "line": {"width": 0}},
                 hovertemplate=f"{name}<extra></extra>",
                 row=1,
                 col=column,
             )
     names = [f"PC {i + 1} ({share[i]:.1%} of variance)" if share is not None else f"PC {i + 1}" for i in range(2)]
-    for column, (x, y) in enumerate([names, ("LDA axis 1 (standard deviations)", "LDA axis 2")], start=1):
-        figure.update_xaxes(title=x, zeroline=False, row=1, col=column)
-        figure.update_yaxes(title=y, zeroline=False, row=1, col=column)
+    names += [f"LDA axis {axis + 1} (within-relation s.d.)" for pair in axes for axis in pair]
+    for column in range(1, len(titles) + 1):
+        figure.update_xaxes(title=names[2 * column - 2], zeroline=False, row=1, col=column)
+        figure.update_yaxes(title=names[2 * column - 1], title_standoff=4, zeroline=False, row=1, col=column)
     figure.update_layout(
-        template=template(), title="Function vectors before and after distractors are projected out", width=1100, height=560
+        template=template(),
+        title="Function vectors before and after distractors are projected out",
+        width=170 + 400 * len(titles),
+        height=640,
+        margin_t=90,
+        legend={"title": {"text": "relation"}, "x": 1.01, "y": 1},
     )
-    figure.update_layout(margin_t=90, legend={"title": {"text": "relation"}, "x": 1.01, "y": 1})
     return figure
 
 
