@@ -182,9 +182,10 @@ def test_encode_costs_little_more_than_its_matrix_product():
 
 
 def test_memory_does_not_grow_with_the_text():
-    # Ids, flags and the codes' row sizes do stay in memory: 5 to 20 bytes a token, at most 40 MB of the 2 GB that are streamed here.
+    # The text itself (ids, flags, sources; of the store, and again of the codes) stays in memory: up to 50 bytes a token, 90 MiB of the
+    # 2 GB that are streamed here. Growth with the activations would be 1,700 MiB.
     for small, large in measure_memory().values():
-        assert large - small < 100
+        assert large - small < 150
 
 
 @pytest.mark.parametrize("step", ["harvest", "encode"])
