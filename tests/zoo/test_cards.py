@@ -8,14 +8,15 @@ from workbench.errors import IntegrityError
 from workbench.sources import zoo
 from workbench.training import evaluate
 
-SAE = "pylm-2l/l1-topk32-w1024-s0"
+MODEL = "pylm-4l"
+SAE = f"{MODEL}/l2-topk32-w1024-s0"
 
 
 @pytest.fixture
 def small_zoo(tmp_path, monkeypatch):
     """A zoo of one model and one SAE, evaluated on little text."""
     source = zoo.zoo_root()
-    for name in ("pylm-2l", SAE):
+    for name in (MODEL, SAE):
         (tmp_path / "zoo" / name).mkdir(parents=True)
         for path in (source / name).glob("*.*"):
             if path.is_file():
@@ -30,7 +31,7 @@ def small_zoo(tmp_path, monkeypatch):
 def test_cards_written_from_a_measurement_verify(small_zoo):
     measured = evaluate.write_cards()
     rows = evaluate.verify_cards()
-    assert {row["name"] for row in rows} == {"pylm-2l", SAE}
+    assert {row["name"] for row in rows} == {MODEL, SAE}
     assert {row["number"] for row in rows} >= {"cross_entropy", "tasks.ioi", "explained_variance", "l0", "dead_share", "ce_recovered"}
     for row in rows:
         assert row["measured"] == pytest.approx(row["card"], abs=1e-3)  # same text, same numbers; cards have four decimals
