@@ -7,7 +7,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import hashlib
 import importlib.metadata
 import io
@@ -96,13 +98,17 @@ def provenance(inputs: Mapping[str, Any] | None = None, parameters: Mapping[str,
     recorded = {}
     for name, value in (inputs or {}).items():
         recorded[name] = value if isinstance(value, str) else {"shape": list(value.shape), "sha256": array_sha256(value)}
+    return {"inputs": recorded, "parameters": _plain(dict(parameters or {})), "versions": dict(_versions()), "seed": seed}
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
+    """Versions of the libraries that decide a result; looked up once, since the look-up reads files."""
     versions = {}
     for package in VERSIONED:
-        try:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return {"inputs": recorded, "parameters": _plain(dict(parameters or {})), "versions": versions, "seed": seed}
+    return versions
 
 
 def _plain(value: Any) -> Any:
