@@ -57,6 +57,8 @@ NAMES: dict[str, str] = {
     "parallelism": "workbench.geometry.crystals",
     "analogy_accuracy": "workbench.geometry.crystals",
     "find_parallelograms": "workbench.geometry.crystals",
+    "relation_parallelograms": "workbench.geometry.crystals",
+    "plant_parallelograms": "workbench.geometry.parallelogram_controls",
     "parallelogram_quality": "workbench.geometry.parallelograms",
     "eigenvalue_slope": "workbench.geometry.galaxy",
     "clustering_entropy": "workbench.geometry.galaxy",

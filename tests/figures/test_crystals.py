@@ -5,7 +5,7 @@ import pytest
 
 from workbench.errors import InputError
 from workbench.figures import crystals as figures
-from workbench.geometry.crystals import analogy_accuracy, length_axis, silhouette_curve
+from workbench.geometry.crystals import analogy_accuracy, find_parallelograms, length_axis, silhouette_curve
 
 RNG = np.random.default_rng(0)
 RELATION = np.repeat([f"relation {index:02d}" for index in range(12)], 5)
@@ -56,3 +56,10 @@ def test_qualities_are_shares_of_each_group():
         assert sum(trace.y) == pytest.approx(1)
     with pytest.raises(InputError, match="To mend it"):
         figures.qualities({"own": np.empty(0)})
+
+
+def test_searches_show_found_and_null():
+    figure = figures.searches({"noise": find_parallelograms(X[:20], n_null=2), "other": find_parallelograms(X[20:], n_null=2)})
+    assert list(figure.data[0].y) == ["other", "noise"]
+    assert list(figure.data[0].x) == [0, 0]
+    assert "null" in figure.data[1].name

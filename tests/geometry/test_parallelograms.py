@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from workbench.errors import InputError
 from workbench.geometry import parallelogram_search
 from workbench.geometry.crystals import Parallelograms, find_parallelograms
+from workbench.geometry.parallelogram_controls import null_cloud, plant_parallelograms
 from workbench.geometry.parallelogram_search import search, tolerance
-from workbench.geometry.parallelograms import null_cloud, parallelogram_quality
+from workbench.geometry.parallelograms import parallelogram_quality, relation_parallelograms
 
 
 def diagonals(vertices):
@@ -280,3 +281,39 @@ def test_points_in_a_plane_are_refused_before_they_fill_the_memory(monkeypatch):
 def test_vertices_that_are_not_rows_are_refused(vertices):
     with pytest.raises(InputError, match="row numbers"):
         parallelogram_quality(np.eye(5), vertices)
+
+
+def test_two_pairs_of_a_relation_are_measured_as_the_parallelogram_they_make():
+    rng = np.random.default_rng(0)
+    h_in, h_out = rng.standard_normal((2, 12, 5))
+    h_in[4], h_out[7] = h_out[0], h_in[1]  # words that occur twice: pairs 0 and 4, and 1 and 7, make no quadruple of four words
+    relation = np.repeat(["x", "y"], 6)
+    result = relation_parallelograms(h_in, h_out, relation, n_null=20)
+    assert len(result.quality) == 2 * 15 - 1
+    assert len(result.across) == 36 - 1
+    rows = np.stack([result.pairs[:, 0], result.pairs[:, 0] + 12, result.pairs[:, 1], result.pairs[:, 1] + 12], axis=1)
+    np.testing.assert_allclose(result.quality, parallelogram_quality(np.concatenate([h_in, h_out]), rows), atol=1e-12)
+    assert (np.diff(result.quality) <= 0).all()
+    assert result.p_value > 0.04  # one of 20 permutations at least: there is nothing to find
+    planted_out = h_in + np.repeat(rng.standard_normal((2, 5)), 6, axis=0) + 0.1 * rng.standard_normal((12, 5))
+    found = relation_parallelograms(h_in, planted_out, relation, n_null=99)
+    assert found.p_value == 0.01
+    assert found.mean_quality > found.mean_across + 0.2
+    with pytest.raises(InputError, match="To mend it"):
+        relation_parallelograms(h_in, h_out[:-1], relation)
+
+
+def test_the_positive_control_plants_what_it_says():
+    points = np.random.default_rng(0).standard_normal((100, 40))
+    planted_points, vertices = plant_parallelograms(points, 6, noise=0.05)
+    assert vertices.shape == (6, 4)
+    assert len(np.unique(vertices)) == 24
+    unmoved = np.setdiff1d(np.arange(100), vertices[:, 3])
+    np.testing.assert_array_equal(planted_points[unmoved], points[unmoved])
+    # the other two sides are these two up to the error, so the mean side is off by at most 5 % of itself
+    np.testing.assert_allclose(parallelogram_quality(planted_points, vertices), 0.95, atol=0.003)
+    found = find_parallelograms(planted_points, n_null=4)
+    assert diagonals(found.vertices) == diagonals(vertices)
+    for number in (0, 26):
+        with pytest.raises(InputError, match="To mend it"):
+            plant_parallelograms(points, number)

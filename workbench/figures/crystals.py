@@ -16,7 +16,7 @@ from workbench.figures.theme import FAINT, INK, OKABE_ITO, SMALLEST_FONT, SYMBOL
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-    from workbench.geometry.crystals import AnalogyAccuracy, LengthAxis, SilhouetteCurve
+    from workbench.geometry.crystals import AnalogyAccuracy, LengthAxis, Parallelograms, SilhouetteCurve
 
 _DRAWN = tuple(colour for colour in OKABE_ITO if colour != "#F0E442")  # yellow on white is hard to see
 _SPACE_NAMES = {"before": "as given", "after": "LDA axes only", "whitened": "distractors scaled down"}
@@ -217,6 +217,7 @@ def analogies(accuracy: AnalogyAccuracy) -> go.Figure:
             y=null.mean(axis=1),
             mode="markers",
             name="null: random vector of that length",
+            legendrank=1001,
             row=1,
             col=1,
             marker={"symbol": "line-ew", "size": 26, "line": {"width": 3, "color": OKABE_ITO[5]}},
@@ -227,6 +228,7 @@ def analogies(accuracy: AnalogyAccuracy) -> go.Figure:
             y=nothing,
             mode="markers",
             name="no vector: nearest to the input",
+            legendrank=1002,
             showlegend=index == 0,
             marker={"symbol": "diamond-open", "size": 11, "color": INK, "line": {"width": 2}},
             row=1,
@@ -312,4 +314,32 @@ def qualities(
     )
     figure.update_xaxes(title="quality: 1 - |(a - b) - (c - d)| / mean side (1 is exact)")
     figure.update_yaxes(title="share of quadruples", rangemode="tozero")
+    return figure
+
+
+def searches(results: Mapping[str, Parallelograms]) -> go.Figure:
+    """How many parallelograms each search found, and how many in its null clouds.
+
+    Parameters
+    ----------
+    results : mapping of name to Parallelograms
+    """
+    import plotly.graph_objects as go
+
+    names = list(results)[::-1]
+    found = [results[name].n_found for name in names]
+    null = [float(results[name].null_found.mean()) for name in names]
+    figure = go.Figure()
+    figure.add_bar(y=names, x=found, orientation="h", name="found", marker_color=OKABE_ITO[0], text=[f"{n:,}" for n in found])
+    figure.add_bar(y=names, x=null, orientation="h", name="null clouds, mean", marker_color=FAINT, text=[f"{n:g}" for n in null])
+    figure.update_traces(textposition="outside", cliponaxis=False, textfont_size=SMALLEST_FONT)
+    figure.update_layout(
+        template=template(),
+        title="Parallelograms found by the search",
+        barmode="group",
+        height=200 + 60 * len(names),
+        margin_t=100,
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
+    )
+    figure.update_xaxes(title="parallelograms", rangemode="tozero")
     return figure

@@ -26,7 +26,7 @@ from workbench.errors import InputError, fail
 from workbench.geometry.analogies import AnalogyAccuracy, analogy_accuracy
 from workbench.geometry.difference_axes import LengthAxis, Parallelism, difference_plane, length_axis, parallelism
 from workbench.geometry.discriminant import discriminant_axes, labels_of, matrix, split_by_relation, varying
-from workbench.geometry.parallelograms import Parallelograms, find_parallelograms
+from workbench.geometry.parallelograms import Parallelograms, find_parallelograms, relation_parallelograms
 from workbench.results import Result, provenance
 
 __all__ = [
@@ -43,6 +43,7 @@ __all__ = [
     "length_axis",
     "parallelism",
     "project_out_distractors",
+    "relation_parallelograms",
     "silhouette_curve",
 ]
 CONVENTIONS = ("textbook", "authors")

@@ -17,14 +17,15 @@ Source: Li et al. 2024 (arXiv 2410.19750), section 3; Benjamini & Hochberg 1995;
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import scipy.sparse as sp
 from jaxtyping import Float, Float64
 
 from workbench.errors import InputError, fail
-from workbench.geometry.discriminant import matrix
+from workbench.geometry.discriminant import labels_of, matrix
+from workbench.geometry.parallelogram_controls import null_cloud
 from workbench.geometry.parallelogram_search import Found, measure, search
 from workbench.results import Result, provenance
 
@@ -167,28 +168,79 @@ def parallelogram_quality(points: Float[Any, "n d"], vertices: Any) -> Float64[n
     return np.concatenate([np.empty(0), *parts])
 
 
-def null_cloud(points: Float64[np.ndarray, "n d"], neighbours: np.ndarray, rng: np.random.Generator) -> Float64[np.ndarray, "n d"]:
-    """The points with each one's deviation from its neighbourhood reflected at random in the cloud's principal axes.
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class RelationParallelograms(Result):
+    """How near to a parallelogram two pairs of the same relation are, and two pairs of different relations.
+
+    Attributes
+    ----------
+    pairs : (m, 2) int64, two pairs of one relation, four different words, best first
+    quality : (m,) float64, of (input, output, other input, other output)
+    across : (l,) float64, qualities of two pairs of different relations, four different words
+    mean_quality, mean_across : float
+    null : (n_null,) float64, `mean_quality` with relations permuted over pairs
+    p_value : float, of `mean_quality`, never 0
+    """
+
+    pairs: np.ndarray
+    quality: np.ndarray
+    across: np.ndarray
+    mean_quality: float
+    mean_across: float
+    null: np.ndarray
+    p_value: float
+
+
+def relation_parallelograms(
+    h_in: Float[Any, "n d"], h_out: Float[Any, "n d"], relation: Sequence[Any], *, n_null: int = 200, seed: int = 0
+) -> RelationParallelograms:
+    """Measure the parallelogram that each two pairs of a relation would make.
 
     Parameters
     ----------
-    points : (n, d) float64
-    neighbours : (n, k) integers
-        Each point's nearest others; their mean is the place that the point is reflected about.
-    rng : numpy Generator
+    h_in, h_out : (n, d) arrays of any float dtype
+        Equal rows are the same word; quadruples that have a word twice are left out.
+    relation : n labels, at least 2 different ones with at least 3 pairs each
+    n_null, seed : int
+        Permutations of `relation`.
 
-    Returns
-    -------
-    (n, d) float64, every row with the norm it had.
+    Raises
+    ------
+    InputError
+        For wrong shapes, values that are not finite, one relation only, or n_null < 1.
     """
-    n, k = neighbours.shape
-    mean = sp.csr_matrix((np.full(n * k, 1 / k), neighbours.ravel(), np.arange(0, n * k + 1, k)), shape=(n, n)) @ points
-    centred = points - points.mean(axis=0)
-    axes = np.linalg.eigh(centred.T @ centred)[1]  # (d, d)
-    signs = rng.choice([-1.0, 1.0], size=points.shape)
-    moved = mean + (signs * ((points - mean) @ axes)) @ axes.T
-    norm, moved_norm = np.linalg.norm(points, axis=1), np.linalg.norm(moved, axis=1)
-    return moved * (norm / np.where(moved_norm > 0, moved_norm, 1))[:, None]
+    from scipy.spatial.distance import pdist
+
+    first, second = matrix(h_in, "h_in"), matrix(h_out, "h_out")
+    if first.shape != second.shape or n_null < 1:
+        fail(InputError, f"h_in {first.shape}, h_out {second.shape}, n_null={n_null}", "one shape (n, d), and n_null >= 1", "check them")
+    y = labels_of(relation, len(first))
+    i, j = np.triu_indices(len(y), 1)
+    word = np.unique(np.concatenate([first, second]), axis=0, return_inverse=True)[1].ravel()
+    a, b = word[: len(y)], word[len(y) :]
+    four = (a[i] != a[j]) & (b[i] != b[j]) & (a[i] != b[j]) & (b[i] != a[j]) & (a[i] != b[i]) & (a[j] != b[j])
+    own = np.linalg.norm(first - second, axis=1)
+    sides = (pdist(first) + pdist(second) + own[i] + own[j]) / 4  # pdist's order is that of triu_indices
+    quality = 1 - pdist(first - second)[four] / sides[four]
+    i, j = i[four], j[four]
+    same = y[i] == y[j]
+    rng = np.random.default_rng(seed)
+    null = np.empty(n_null)
+    for index in range(n_null):
+        permuted = rng.permutation(y)
+        null[index] = quality[permuted[i] == permuted[j]].mean()
+    order = np.argsort(-quality[same], kind="stable")
+    observed = float(quality[same].mean())
+    return RelationParallelograms(
+        pairs=np.stack([i[same], j[same]], axis=1)[order],
+        quality=quality[same][order],
+        across=quality[~same],
+        mean_quality=observed,
+        mean_across=float(quality[~same].mean()),
+        null=null,
+        p_value=float(((null >= observed).sum() + 1) / (n_null + 1)),
+        provenance=provenance({"h_in": first, "h_out": second, "relation": y}, {"n_null": n_null}, seed=seed),
+    )
 
 
 def _best_of_points(found: Found, n: int) -> np.ndarray:
