@@ -208,11 +208,10 @@ class Result:
                 )
         try:
             document = json.loads(json_path.read_text())
-            intact = document["npz_sha256"] == file_sha256(npz_path)
+            if document["npz_sha256"] != file_sha256(npz_path):
+                raise ValueError("the npz is not the one that was written with this json")
             with np.load(npz_path, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
-            if not intact:
-                raise ValueError("the npz is not the one that was written with this json")
             result = _unpack(document, arrays)
         except (ValueError, KeyError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
             fail(
