@@ -99,7 +99,7 @@ def labels_of(relation: Sequence[Any], n: int) -> Int64[np.ndarray, " n"]:
     if counts.min() < 3:
         fail(
             InputError,
-            f"relation {names[counts.argmin()]!r} with {counts.min()} pairs",
+            f"relation {str(names[counts.argmin()])!r} with {counts.min()} pairs",
             "at least 3 pairs of every relation, two to fit on and one to hold out",
             "add pairs, or drop this relation",
         )
