@@ -329,15 +329,17 @@ def searches(results: Mapping[str, Parallelograms]) -> go.Figure:
     names = list(results)[::-1]
     found = [results[name].n_found for name in names]
     null = [float(results[name].null_found.mean()) for name in names]
+    labels = [name.replace(", ", "<br>") for name in names]
     figure = go.Figure()
-    figure.add_bar(y=names, x=found, orientation="h", name="found", marker_color=OKABE_ITO[0], text=[f"{n:,}" for n in found])
-    figure.add_bar(y=names, x=null, orientation="h", name="null clouds, mean", marker_color=FAINT, text=[f"{n:g}" for n in null])
+    figure.add_bar(y=labels, x=found, orientation="h", name="found", marker_color=OKABE_ITO[0], text=[f"{n:,}" for n in found])
+    figure.add_bar(y=labels, x=null, orientation="h", name="null clouds, mean", marker_color=FAINT, text=[f"{n:g}" for n in null])
     figure.update_traces(textposition="outside", cliponaxis=False, textfont_size=SMALLEST_FONT)
     figure.update_layout(
         template=template(),
         title="Parallelograms found by the search",
         barmode="group",
-        height=200 + 60 * len(names),
+        width=1060,
+        height=200 + 70 * len(names),
         margin_t=100,
         legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
     )
