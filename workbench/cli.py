@@ -110,7 +110,7 @@ def _catalog(options: argparse.Namespace) -> int:
     from workbench import catalog
 
     table = catalog()
-    text = table.astype(str).agg(" ".join, axis=1).str.lower()
+    text = table.map(str).agg(" ".join, axis=1).str.lower()  # astype(str) keeps missing values as they are
     for word in options.words:
         keep = text.str.contains(word.lower(), regex=False)
         table, text = table[keep], text[keep]
