@@ -46,6 +46,15 @@ def test_dense_sparse_and_torch_agree():
     np.testing.assert_allclose(dense.null, sparse.null)
 
 
+def test_large_dictionaries_stay_sparse_and_agree(monkeypatch):
+    W_dec, codes = planted(np.random.default_rng(1), n=500)
+    dense = neighbour_cofiring(W_dec, codes, n_null=5)
+    monkeypatch.setattr("workbench.geometry.cofiring._DENSE_PAIRS", 0)
+    sparse = neighbour_cofiring(W_dec, codes, n_null=5)
+    np.testing.assert_array_equal(dense.phi, sparse.phi)
+    np.testing.assert_array_equal(dense.null, sparse.null)
+
+
 def test_rare_dead_constant_and_stored_zero_entries_do_not_count():
     W_dec, codes = planted(np.random.default_rng(2), n=500)
     codes[:, 0] = 0
