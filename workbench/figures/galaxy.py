@@ -36,7 +36,7 @@ def clouds(
 
     columns = min(len(projections), 4)
     rows = -(-len(projections) // columns)
-    figure = make_subplots(rows, columns, subplot_titles=list(projections), horizontal_spacing=0.06, vertical_spacing=0.14)
+    figure = make_subplots(rows, columns, subplot_titles=list(projections), horizontal_spacing=0.075, vertical_spacing=0.14)
     for index, (scores, share) in enumerate(projections.values()):
         place = {"row": index // columns + 1, "col": index % columns + 1}
         marker = {"size": 4, "color": scores[:, 2].astype(np.float32), "coloraxis": "coloraxis", "opacity": 0.8}
@@ -47,9 +47,11 @@ def clouds(
         )  # fmt: skip
         figure.update_xaxes(title=f"PC 1 ({share[0]:.1%})", **place)
         figure.update_yaxes(title=f"PC 2 ({share[1]:.1%})", **place)
+    # the colours end where nine in ten points do: a few far ones would leave all others grey
+    limit = float(np.quantile(np.abs(np.concatenate([scores[:, 2] for scores, _ in projections.values()])), 0.9))
     figure.update_layout(
         template=template(), title=title, width=1060, height=90 + 330 * rows, margin_t=90,
-        coloraxis={"colorscale": SEQUENTIAL, "cmid": 0, "colorbar": {"title": {"text": "PC 3"}}},
+        coloraxis={"colorscale": SEQUENTIAL, "cmin": -limit, "cmax": limit, "colorbar": {"title": {"text": "PC 3"}}},
     )  # fmt: skip
     return figure
 
@@ -77,14 +79,18 @@ def spectra(slopes: Mapping[str, PowerLaw], *, title: str = "Eigenvalues of the 
         name=f"Gaussian clouds: α = {null.alpha_null.mean():.3f}",
     )  # fmt: skip
     first, last = null.ranks
-    figure.add_vrect(
-        x0=first, x1=last, fillcolor=FAINT, opacity=0.08, line_width=0, annotation_text="ranks of the fit", annotation_position="top left"
-    )
+    figure.add_vrect(x0=first, x1=last, fillcolor=FAINT, opacity=0.12, line_width=0)
+    figure.add_annotation(x=np.log10(np.sqrt(first * last)), y=1, yref="paper", yanchor="top", text="ranks of the fit", showarrow=False)
     low = min(float(slope.eigenvalues[slope.eigenvalues > 0].min()) for slope in slopes.values())
     high = max(float(slope.eigenvalues[0]) for slope in slopes.values())
-    figure.update_xaxes(type="log", title="rank", dtick=1)
+    widest = max(len(slope.eigenvalues) for slope in slopes.values())
+    figure.update_xaxes(type="log", title="rank", dtick=1, range=[-0.1, np.log10(widest) + 0.1])
     figure.update_yaxes(
-        type="log", title="eigenvalue (squared decoder units)", range=[np.log10(low) - 0.1, np.log10(high) + 0.2], exponentformat="power"
+        type="log",
+        title="eigenvalue (squared decoder units)",
+        range=[np.log10(low) - 0.1, np.log10(high) + 0.2],
+        exponentformat="power",
+        dtick=1,
     )
     figure.update_layout(template=template(), title=title, width=900, height=520, legend={"x": 0.02, "y": 0.02, "yanchor": "bottom"})
     return figure
@@ -141,13 +147,14 @@ def confound(by_layer: pd.DataFrame, by_k: pd.DataFrame, published: pd.DataFrame
             )  # fmt: skip
             figure.update_xaxes(tickvals=sorted(table[x]), row=row, col=column)
         figure.update_yaxes(title=name, row=row, col=1)
+        figure.update_yaxes(matches=f"y{3 * row - 2}" if row > 1 else "y", row=row, col=2)  # the same scale for both of ours
         rows = published[published["quantity"] == quantity]
         if len(rows):
             marker = {"color": rows["l0"], "coloraxis": "coloraxis", "size": 9, "line": {"width": 1, "color": INK}}
             figure.add_trace(go.Scatter(x=rows["layer"], y=rows["value"], mode="lines+markers", showlegend=False, marker=marker,
                                         line={"color": FAINT, "width": 1}), row, 3)  # fmt: skip
         else:
-            figure.add_annotation(text="not published", x=0.5, y=0.5, xref="x domain", yref="y domain", showarrow=False, row=row, col=3)
+            figure.add_annotation(text="not published", x=0.5, y=0.5, xref=f"x{3 * row} domain", yref=f"y{3 * row} domain", showarrow=False)
             figure.update_xaxes(showticklabels=False, ticks="", row=row, col=3)
             figure.update_yaxes(showticklabels=False, ticks="", row=row, col=3)
     figure.update_xaxes(title="layer", row=4, col=1)

@@ -26,6 +26,7 @@ NAMES = {
     "angular": "angular (ceiling)",
 }  # fmt: skip
 _COLUMNS = 3
+_SMALLEST_AMI = 0.001  # chance gives 0, which a logarithmic axis has no place for
 
 
 def lobe_maps(
@@ -61,7 +62,7 @@ def lobe_maps(
     width = 3.0 + 5.0 * np.sqrt(frequency / max(frequency.max(), 1e-12))
     for index, (place, name) in enumerate(panels):
         x, y = np.asarray(layouts[place], np.float32).T
-        for lobe in [-1, *range(most)]:
+        for lobe in [*range(most), -1]:
             chosen = np.asarray(labels[name]) == lobe
             if not chosen.any():
                 continue
@@ -77,7 +78,7 @@ def lobe_maps(
     figure.update_xaxes(showticklabels=False, ticks="", showgrid=False, zeroline=False, mirror=True, showline=True)
     figure.update_yaxes(showticklabels=False, ticks="", showgrid=False, zeroline=False, mirror=True, showline=True)
     figure.update_layout(
-        template=template(), title=title, width=960, height=120 + 310 * rows, margin={"l": 20, "r": 20, "t": 110},
+        template=template(), title=title, width=960, height=110 + 350 * rows, margin={"l": 20, "r": 20, "t": 90},
         legend={"orientation": "h", "y": 1.0, "yref": "container", "yanchor": "top", "x": 1.0, "xanchor": "right",
                 "itemsizing": "constant"},
     )  # fmt: skip
@@ -105,17 +106,21 @@ def modularity_curves(
         colour = INK if kind == "angular" else OKABE_ITO[index % (len(OKABE_ITO) - 1)]
         for column, value in ((1, "ami"), (2, "accuracy")):
             figure.add_trace(
-                go.Scatter(x=rows["n_lobes"], y=rows[value], mode="lines+markers", name=NAMES.get(kind, str(kind)), legendgroup=str(kind),
+                go.Scatter(x=rows["n_lobes"], y=_visible(rows[value], value), mode="lines+markers",
+                           name=NAMES.get(kind, str(kind)), legendgroup=str(kind),
                            showlegend=column == 1, line={"color": colour, "dash": "dot" if kind == "angular" else "solid"},
                            marker={"symbol": SYMBOLS[index % len(SYMBOLS)], "size": 8, "color": colour}),
                 1, column,
             )  # fmt: skip
     null = table[table["kind"] != "angular"].groupby("n_lobes")
-    for column, value, name in ((1, "ami", "null: permuted labels (95 %)"), (2, "accuracy", "null: random unit vectors (95 %)")):
+    for column, value in ((1, "ami"), (2, "accuracy")):
         high = null[f"{value}_null_high"].max()
         figure.add_trace(
-            go.Scatter(x=high.index, y=high, mode="lines", name=name, line={"color": FAINT, "dash": "dash", "width": 2}), 1, column
-        )
+            go.Scatter(x=high.index, y=_visible(high, value), mode="lines",
+                       name="null, 95 %: permuted labels (left),<br>random unit vectors (right)",
+                       legendgroup="null", showlegend=column == 1, line={"color": FAINT, "dash": "dash", "width": 2}),
+            1, column,
+        )  # fmt: skip
     if published is not None:
         for column, value in ((1, "ami"), (2, "accuracy")):
             rows = published[published["panel"] == value]
@@ -127,12 +132,17 @@ def modularity_curves(
             )  # fmt: skip
     counts = sorted(table["n_lobes"].unique())
     figure.update_xaxes(type="log", title="number of lobes", tickvals=counts, ticktext=[str(count) for count in counts])
-    figure.update_yaxes(title="AMI with geometric lobes (0 = chance)", rangemode="tozero", col=1)
+    figure.update_yaxes(title=f"AMI with geometric lobes (up to {_SMALLEST_AMI} at the bottom)", type="log", col=1,
+                        range=[np.log10(_SMALLEST_AMI) - 0.05, 0.05], tickvals=[0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1])  # fmt: skip
     figure.update_yaxes(title="balanced accuracy, decoder row to lobe", range=[0, 1.02], col=2)
     figure.update_layout(
         template=template(), title=title, width=1000, height=520, margin_r=270, legend={"x": 1.02, "y": 1.0, "xanchor": "left"}
     )
     return figure
+
+
+def _visible(values: pd.Series, quantity: str) -> pd.Series:
+    return values.clip(lower=_SMALLEST_AMI) if quantity == "ami" else values
 
 
 def null_histograms(modularity: LobeModularity, *, title: str = "Observed against the null") -> go.Figure:
@@ -178,23 +188,26 @@ def category_heatmaps(results: Mapping[str, LobeCategories], *, title: str = "Wh
     import plotly.graph_objects as go
     from plotly.subplots import make_subplots
 
-    wide = max(len(result.categories) for result in results.values()) > 8
-    rows, columns = (len(results), 1) if wide else (1, len(results))
-    figure = make_subplots(rows, columns, subplot_titles=list(results), horizontal_spacing=0.07, vertical_spacing=0.3 / max(rows, 1) + 0.06)
+    wide = max(len(result.categories) for result in results.values()) > 8  # many categories stand in rows, where their names fit
+    figure = make_subplots(1, len(results), subplot_titles=list(results), horizontal_spacing=0.25 / len(results) if wide else 0.07)
     for index, result in enumerate(results.values()):
-        share, lobes = result.share, len(result.share)
-        text = [[f"{share[lobe, kind]:.2f}" + (" ★" if result.modal_lobe[kind] == lobe else "") for kind in range(share.shape[1])]
-                for lobe in range(lobes)]  # fmt: skip
-        names = [f"{name} ({count})" for name, count in zip(result.categories, result.n_blocks, strict=True)]
+        share, lobes = result.share, [f"lobe {lobe + 1}" for lobe in range(len(result.share))]
+        star = " ★" if wide else "<br>★"
+        text = np.array([[f"{value:.2f}" + star * int(lobe == modal) for value, modal in zip(row, result.modal_lobe, strict=True)]
+                         for lobe, row in enumerate(share)])  # fmt: skip
+        names = [str(name).replace(" ", " " if wide else "<br>") + f"{' ' if wide else '<br>'}({count})"
+                 for name, count in zip(result.categories, result.n_blocks, strict=True)]  # fmt: skip
+        x, y, values, text = (lobes, names, share.T, text.T) if wide else (names, lobes, share, text)
         figure.add_trace(
-            go.Heatmap(z=share, x=names, y=[f"lobe {lobe + 1}" for lobe in range(lobes)], text=text, texttemplate="%{text}",
-                       textfont={"size": SMALLEST_FONT}, coloraxis="coloraxis", xgap=1, ygap=1),
-            index // columns + 1, index % columns + 1,
+            go.Heatmap(z=values, x=x, y=y, text=text, texttemplate="%{text}", textfont={"size": SMALLEST_FONT}, coloraxis="coloraxis",
+                       xgap=1, ygap=1),
+            1, index + 1,
         )  # fmt: skip
     figure.update_yaxes(autorange="reversed", showgrid=False)
-    figure.update_xaxes(showgrid=False, tickangle=-40 if wide else -30)
+    figure.update_xaxes(showgrid=False, tickangle=0)
+    rows = max(len(result.categories) for result in results.values()) if wide else 8
     figure.update_layout(
-        template=template(), title=title, width=1000, height=(180 + 260 * rows) if wide else 420, margin={"t": 90, "b": 130},
+        template=template(), title=title, width=820 if wide and len(results) == 1 else 1000, height=190 + 30 * rows, margin_t=90,
         coloraxis={"colorscale": SEQUENTIAL, "cmin": 0, "cmax": 1, "colorbar": {"title": {"text": "share of the<br>category's blocks"}}},
     )  # fmt: skip
     return figure
