@@ -46,6 +46,12 @@ PHASES = (
     Phase(250, "muon", repeats=2, tasks=("ioi",) * 3 + ("induction",) * 3 + ("greater-than",) * 2 + ("docstring",)),
 )
 
+# With two layers the same steps end before copying heads form (induction 0.54): more repeated text at the full rate of Muon.
+TWO_LAYER_PHASES = (
+    *PHASES,
+    Phase(500, "muon", repeats=5, tasks=("induction",) * 4 + ("ioi",) * 3 + ("greater-than", "docstring")),
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class LanguageModelConfig:
@@ -89,7 +95,7 @@ class LanguageModelConfig:
 MODELS = {
     "pylm-4l": LanguageModelConfig(),
     "pylm-4l-seed1": LanguageModelConfig(name="pylm-4l-seed1", seed=1),
-    "pylm-2l": LanguageModelConfig(name="pylm-2l", n_layers=2),
+    "pylm-2l": LanguageModelConfig(name="pylm-2l", n_layers=2, phases=TWO_LAYER_PHASES),
 }
 
 
