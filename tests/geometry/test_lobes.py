@@ -81,7 +81,9 @@ def test_torch_and_stored_zero_entries_count_as_they_should():
 
     firing = random_firing(blocks=20)
     expected = firing.T @ firing
-    np.testing.assert_array_equal(cooccurrence(torch.tensor(firing, dtype=torch.bfloat16)).counts, expected)
+    dense = torch.tensor(firing, dtype=torch.bfloat16)
+    for form in (dense, dense.float().to_sparse(), dense.bool()):
+        np.testing.assert_array_equal(cooccurrence(form).counts, expected)
     stored = sp.csr_matrix(firing.astype(float))
     stored.data[stored.indices == 3] = 0.0
     firing[:, 3] = 0
@@ -138,6 +140,10 @@ def test_angular_affinity_is_one_minus_the_angle_over_pi():
     W_dec = np.array([[2.0, 0.0], [0.0, 3.0], [-1.0, 0.0], [1.0, 1.0]])
     found = angular_affinity(W_dec)
     np.testing.assert_allclose(found, [[1, 0.5, 0, 0.75], [0.5, 1, 0.5, 0.75], [0, 0.5, 1, 0.25], [0.75, 0.75, 0.25, 1]], atol=1e-12)
+    with_zero = angular_affinity(np.insert(W_dec, 1, 0.0, axis=0))  # a zero row has no direction, and no affinity
+    assert not with_zero[1].any()
+    assert not with_zero[:, 1].any()
+    np.testing.assert_array_equal(np.delete(np.delete(with_zero, 1, 0), 1, 1), found)
     many = np.random.default_rng(0).standard_normal((1100, 8))  # more than one tile of rows
     found = angular_affinity(many)
     np.testing.assert_array_equal(found, found.T)
@@ -224,6 +230,18 @@ def test_planted_lobes_are_found_and_coincide_with_geometry():
     assert abs(found.accuracy_null.mean() - 1 / 8) < 0.1
     assert (found.n_latents, found.n_dead, found.n_lobes) == (200, 4, 8)
     np.testing.assert_array_equal(found.geometric_labels < 0, lobe < 0)
+
+
+def test_latents_without_a_direction_are_left_out_and_counted():
+    firing, W_dec, _ = planted(groups=4)
+    labels = find_lobes(affinity(cooccurrence(firing), "phi"), 4)
+    W_dec[[3, 60]] = 0.0
+    found = lobe_modularity(W_dec, labels, n_null=10, n_random=2)
+    assert (found.n_latents, found.n_dead) == (98, 6)  # two without a direction, four dead
+    assert (found.geometric_labels[[3, 60]] == -1).all()
+    assert found.ami >= 0.95
+    again = lobe_modularity(W_dec, labels, geometric_labels=found.geometric_labels, n_null=10, n_random=2)
+    assert (again.ami, again.n_dead) == (found.ami, 6)
 
 
 def test_ami_and_its_null_are_sklearns():
@@ -347,6 +365,10 @@ def test_tsne_keeps_neighbours_and_is_reproducible():
     nearest = np.linalg.norm(layout[:, None] - centres, axis=2).argmin(axis=1)
     assert (nearest == lobe).mean() > 0.95
     np.testing.assert_array_equal(layout, tsne_layout(W_dec, perplexity=10))
+    W_dec[:5] = 0.0  # without a direction: a group of their own
+    layout = tsne_layout(W_dec, perplexity=10)
+    to_first = np.linalg.norm(layout - layout[0], axis=1)
+    assert set(np.argsort(to_first)[:5]) == set(range(5))
 
 
 # bad input
@@ -386,10 +408,11 @@ def test_other_bad_input_is_refused():
     cooc = cooccurrence(firing)
     for call in (
         lambda: affinity(cooc, "cosine"), lambda: affinity(cooc, convention="theirs"), lambda: angular_affinity(np.zeros((3, 2))),
+        lambda: lobe_activity(2.0 * firing, np.zeros(firing.shape[1], int)),
         lambda: angular_affinity(np.full((3, 2), np.inf)), lambda: lobe_curves(cooc, W_dec[:-1]),
         lambda: lobe_categories(firing, np.zeros(firing.shape[1], int), ["a"] * len(firing)),
         lambda: lobe_categories(firing, np.arange(firing.shape[1]) % 2, ["a", "b"]), lambda: lobe_activity(firing, np.zeros(3, int)),
-        lambda: tsne_layout(np.ones((10, 3))), lambda: tsne_layout(np.zeros((200, 3))),
+        lambda: tsne_layout(np.ones((10, 3))), lambda: tsne_layout(np.zeros((200, 3))), lambda: tsne_layout(np.ones((200, 3))),
     ):  # fmt: skip
         with pytest.raises(InputError, match="To mend it"):
             call()

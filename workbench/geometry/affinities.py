@@ -7,7 +7,8 @@ With n11 = C_ij blocks in which both fired, n10 = n_i - n11, n01 = n_j - n11, n0
 3. angular 1 - arccos(cos(W_dec_i, W_dec_j)) / pi, in [0, 1].
 
 Dead latents have no affinity to anything: their rows and columns are 0, the diagonal included, and `find_lobes` leaves such latents
-out. The same holds, for phi, for latents that fire in every block (a constant column has no correlation). `convention="authors"` keeps
+out. The same holds, for phi, for latents that fire in every block (a constant column has no correlation), and, for the angular one, for
+zero decoder rows (which have no direction). `convention="authors"` keeps
 them in as the authors' code does: 0/0 becomes 0, and 1 is added to phi (for a spectral clustering that needs affinities >= 0).
 
 Source: Li et al. 2024 (arXiv 2410.19750), section 4; methods.md section 1b.
@@ -102,18 +103,19 @@ def angular_affinity(W_dec: Any, *, dtype: Any = np.float64) -> Float[np.ndarray
 
     Returns
     -------
-    (F, F) symmetric, 1 on the diagonal
+    (F, F) symmetric; 1 on the diagonal except for zero rows of the decoder, whose rows are 0
 
     Raises
     ------
     InputError
-        For a decoder that is not a finite matrix, or holds zero rows (which have no direction).
+        For a decoder that is not a finite matrix, or holds nothing but zeros.
     """
     directions = _matrix(W_dec).astype(np.float64)
     norm = np.linalg.norm(directions, axis=1)
-    if not norm.all():
-        fail(InputError, f"{(norm == 0).sum():,} of {len(norm):,} rows are zero", "directions", "leave these latents out")
-    directions = (directions / norm[:, None]).astype(dtype)
+    zero = norm == 0
+    if zero.all():
+        fail(InputError, f"{len(norm):,} decoder rows, all of them zero", "directions", "check which weights were passed")
+    directions = (directions / np.where(zero, 1.0, norm)[:, None]).astype(dtype)
     out = np.empty((len(norm), len(norm)), dtype)
     for start in range(0, len(out), _ROWS):
         rows = slice(start, start + _ROWS)
@@ -123,4 +125,5 @@ def angular_affinity(W_dec: Any, *, dtype: Any = np.float64) -> Float[np.ndarray
         block = out[rows, rows]
         block[:] = np.triu(block, 1) + np.triu(block, 1).T + np.eye(len(block), dtype=dtype)
         out[start:, rows] = out[rows, start:].T
+    out[zero], out[:, zero] = 0.0, 0.0
     return out

@@ -67,9 +67,9 @@ def neighbour_cofiring(W_dec: Any, firing: Any, *, min_firings: int = 10, n_null
     InputError
         When the shapes disagree or fewer than 3 latents fire often enough.
     """
-    codes = (
-        firing.tocsr() if sp.issparse(firing) else sp.csr_matrix(np.asarray(firing.detach().cpu() if hasattr(firing, "detach") else firing))
-    )
+    if hasattr(firing, "detach"):
+        firing = firing.detach().cpu().float().numpy()
+    codes = firing.tocsr() if sp.issparse(firing) else sp.csr_matrix(np.asarray(firing))
     if np.ndim(W_dec) != 2 or codes.shape[1] != len(W_dec):
         fail(
             InputError,

@@ -99,7 +99,7 @@ def _binary(firing: Any) -> Any:
     """The firing as a CSR or dense matrix of zeros and ones, or a clear refusal."""
     if hasattr(firing, "detach"):
         firing = firing.detach().cpu()
-        firing = (firing.to_dense() if firing.is_sparse else firing).float().numpy()
+        firing = (firing if str(firing.layout) == "torch.strided" else firing.to_dense()).float().numpy()
     matrix = firing.tocsr() if sp.issparse(firing) else np.asarray(firing)
     if matrix.ndim != 2 or 0 in matrix.shape or matrix.dtype.kind not in "biuf":
         fail(

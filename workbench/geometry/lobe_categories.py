@@ -24,6 +24,7 @@ from jaxtyping import Float, Int
 
 from workbench.errors import InputError, fail
 from workbench.geometry.agreement import against_null, ami_with_null
+from workbench.geometry.cooccurrence import _binary
 from workbench.results import Result, provenance
 
 _WORD = re.compile(r"[A-Za-z][a-z]+")
@@ -110,9 +111,9 @@ def lobe_activity(firing: Any, labels: Any) -> Float[np.ndarray, "B n_lobes"]:
     Raises
     ------
     InputError
-        When the shapes disagree or there is no lobe.
+        When the shapes disagree, values are not 0 and 1, or there is no lobe.
     """
-    matrix, labels = sp.csr_matrix(firing), np.asarray(labels)
+    matrix, labels = sp.csr_matrix(_binary(firing)), np.asarray(labels.detach().cpu() if hasattr(labels, "detach") else labels)
     if labels.shape != (matrix.shape[1],) or labels.dtype.kind not in "iu" or not (labels >= 0).any():
         fail(InputError, f"firing {matrix.shape} and labels {labels.shape}", "(B, F) and (F,), some labels at least 0",
              "pass the labels that find_lobes gave for these latents")  # fmt: skip

@@ -89,7 +89,7 @@ def lobe_modularity(
     ----------
     W_dec : (F, d) decoder directions, any float dtype
     functional_labels : (F,) integers, what `find_lobes` returned
-        Latents labelled -1 (dead) are left out and counted.
+        Latents labelled -1 (dead), and those whose decoder row is zero, are left out and counted.
     n_null : int
         Permutations, and random decoders unless `n_random` says otherwise.
     n_random : int, optional
@@ -118,8 +118,8 @@ def lobe_modularity(
         geometric[kept] = find_lobes(angular_affinity(directions[kept]), n_lobes or len(np.unique(labels[kept])), seed=seed)
     else:
         geometric = _labels(geometric_labels, len(directions), "geometric")
-        kept &= geometric >= 0
-        _check_lobes(labels[kept], n_null)
+    kept &= geometric >= 0  # latents without a direction
+    _check_lobes(labels[kept], n_null)
     rng = np.random.default_rng(seed)
     parameters = {"n_null": n_null, "n_random": n_random or n_null, "convention": convention}
     ami, ami_null = ami_with_null(geometric[kept], labels[kept], n_null, rng)
