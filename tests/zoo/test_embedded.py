@@ -22,11 +22,13 @@ LIMIT = 54 * 10**6  # bytes of everything below data/
 def test_the_zoo_is_there():
     """Parametrised tests over an empty list would pass in silence."""
     assert MANIFEST.is_file(), f"{MANIFEST} is missing"
-    layers = {"pylm-4l": 4, "pylm-4l-seed1": 0}  # models, and at how many of their layers the base SAE is
+    layers = {"pylm-4l": 4, "pylm-4l-seed1": 4, "pylm-2l": 2}  # models, and at how many of their layers the base SAE is
     assert set(layers) <= set(MODELS)
     wanted = {f"{model}/l{layer}-{BASE}" for model, n in layers.items() for layer in range(n)}
-    wanted |= {f"pylm-4l/l2-topk32-w{width}-s0" for width in (1024, 4096)}
+    wanted |= {f"pylm-4l/l2-topk32-w{width}-s0" for width in (256, 512, 1024, 2048, 4096)}
+    wanted |= {f"pylm-4l/l2-topk32-w1024-s{seed}" for seed in range(5)}
     wanted |= {f"pylm-4l/l2-topk{k}-w1024-s0" for k in (16, 64)}
+    wanted |= {f"pylm-4l/l2-{architecture}32-w1024-s0" for architecture in ("relu", "jumprelu", "batchtopk", "matryoshka")}
     assert wanted <= set(SAES), f"missing: {sorted(wanted - set(SAES))}"
 
 

@@ -46,10 +46,12 @@ PHASES = (
     Phase(250, "muon", repeats=2, tasks=("ioi",) * 3 + ("induction",) * 3 + ("greater-than",) * 2 + ("docstring",)),
 )
 
-# With two layers the same steps end before copying heads form (induction 0.54): more repeated text at the full rate of Muon.
+# With two layers the same steps end before copying heads form (induction 0.54, after one such phase 0.62): more repeated text at the
+# full rate of Muon.
 TWO_LAYER_PHASES = (
     *PHASES,
     Phase(500, "muon", repeats=5, tasks=("induction",) * 4 + ("ioi",) * 3 + ("greater-than", "docstring")),
+    Phase(500, "muon", repeats=6, tasks=("induction",) * 5 + ("ioi",) * 3 + ("greater-than", "docstring")),
 )
 
 
