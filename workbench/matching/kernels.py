@@ -1,0 +1,283 @@
+"""What has to run once for each of billions of numbers? The inner loops of the matching, compiled when they are first used.
+
+1. `keep_rows`, `keep_cols`: the k largest cosines of every row and of every column of a tile, kept in heaps whose root, the smallest,
+   is the threshold a cosine has to pass; whole runs of 32 cosines that do not pass are skipped with one comparison.
+2. `pair_cosines`: cosines of listed pairs in float64. `near_pairs`: the pairs of a tile that come near their two prices' sum.
+3. `bid` and `augment`: the two halves of the sparse assignment solver in whole numbers; `workbench.matching.prices` explains them.
+
+numba compiles them on first use and keeps the machine code on disk; they hold no lock, so threads can share a tile. They are plain
+Python functions here, so that importing this module imports nothing.
+
+Source: Williams 1964 (heap); Bertsekas 1988 (bidding); Jonker & Volgenant 1987 (shortest augmenting paths).
+"""
+
+from __future__ import annotations
+
+import functools
+from types import SimpleNamespace
+
+NEVER = 1 << 62  # a path length beyond all others
+FREE = -1
+
+
+@functools.cache
+def kernels() -> SimpleNamespace:
+    """The compiled kernels by name; the first call of each with a new type of array compiles it, or reads it from disk."""
+    import numba
+
+    compiled = {}
+    for function in (keep_rows, keep_cols, pair_cosines, near_pairs, greedy, bid, augment):
+        # sums may be reordered (vector instructions); no kernel sees NaN or infinity
+        compiled[function.__name__] = numba.njit(function, cache=True, nogil=True, fastmath=True)
+    return SimpleNamespace(**compiled)
+
+
+def keep_rows(tile, first, last, row0, col0, values, indices):
+    """Offer rows first:last of `tile` to the heaps `values, indices (m, k)`; tile's corner is (row0, col0)."""
+    k, width = values.shape[1], tile.shape[1]
+    runs = (width + 31) // 32
+    for r in range(first, last):
+        i = row0 + r
+        least = values[i, 0]
+        shift = (i * 7919) % runs  # rows start at different columns, so that equal cosines do not all choose the first ones
+        for run in range(runs):
+            begin = ((run + shift) % runs) * 32
+            end = min(begin + 32, width)
+            largest = tile[r, begin]
+            for c in range(begin, end):
+                largest = max(largest, tile[r, c])
+            if largest <= least:
+                continue
+            for c in range(begin, end):
+                x = tile[r, c]
+                if x > least:
+                    at = 0
+                    while True:
+                        child = 2 * at + 1
+                        if child >= k:
+                            break
+                        if child + 1 < k and values[i, child + 1] < values[i, child]:
+                            child += 1
+                        if values[i, child] >= x:
+                            break
+                        values[i, at] = values[i, child]
+                        indices[i, at] = indices[i, child]
+                        at = child
+                    values[i, at] = x
+                    indices[i, at] = col0 + c
+                    least = values[i, 0]
+
+
+def keep_cols(tile, first, last, row0, col0, values, indices, least):
+    """Offer columns first:last of `tile` to the heaps `values, indices (n, k)`; `least (n,)` are the heaps' roots."""
+    k, height = values.shape[1], tile.shape[0]
+    for begin in range(first, last, 32):
+        end = min(begin + 32, last)
+        shift = ((col0 + begin) * 7919) % height
+        for step in range(height):
+            r = (step + shift) % height
+            above = tile[r, begin] - least[col0 + begin]
+            for c in range(begin, end):
+                above = max(above, tile[r, c] - least[col0 + c])
+            if above <= 0:
+                continue
+            for c in range(begin, end):
+                j = col0 + c
+                x = tile[r, c]
+                if x > least[j]:
+                    at = 0
+                    while True:
+                        child = 2 * at + 1
+                        if child >= k:
+                            break
+                        if child + 1 < k and values[j, child + 1] < values[j, child]:
+                            child += 1
+                        if values[j, child] >= x:
+                            break
+                        values[j, at] = values[j, child]
+                        indices[j, at] = indices[j, child]
+                        at = child
+                    values[j, at] = x
+                    indices[j, at] = row0 + r
+                    least[j] = values[j, 0]
+
+
+def pair_cosines(a, b, norm_a, norm_b, rows, cols, first, last, out):
+    """out[first:last] = cosines of the listed rows of a and b, in float64 whatever their type."""
+    width = a.shape[1]
+    for e in range(first, last):
+        i, j = rows[e], cols[e]
+        total = 0.0
+        for k in range(width):
+            total += float(a[i, k]) * float(b[j, k])
+        out[e] = total / (norm_a[i] * norm_b[j])
+
+
+def near_pairs(tile, first, last, row_floor, col_price, out_rows, out_cols):
+    """List the pairs of rows first:last with tile - col_price > row_floor; returns their number, listed only as far as there is room."""
+    width, found = tile.shape[1], 0
+    room = len(out_rows)
+    for r in range(first, last):
+        floor = row_floor[r]
+        for begin in range(0, width, 32):
+            end = min(begin + 32, width)
+            largest = tile[r, begin] - col_price[begin]
+            for c in range(begin, end):
+                largest = max(largest, tile[r, c] - col_price[c])
+            if largest <= floor:
+                continue
+            for c in range(begin, end):
+                if tile[r, c] - col_price[c] > floor:
+                    if found < room:
+                        out_rows[found] = r
+                        out_cols[found] = c
+                    found += 1
+    return found
+
+
+def greedy(rows, cols, order, row_mate, col_mate):
+    """Match pairs in the given order wherever both ends are still free; returns how many."""
+    matched = 0
+    for e in order:
+        i, j = rows[e], cols[e]
+        if row_mate[i] == FREE and col_mate[j] == FREE:
+            row_mate[i], col_mate[j] = j, i
+            matched += 1
+    return matched
+
+
+def bid(indptr, indices, values, price_x, price_y, mate_x, mate_y, stack, top, deferred, n_deferred, work):
+    """Let the x on the stack bid for their best y until the stack is empty or `work` edges were read; returns (top, n_deferred)."""
+    while top > 0 and work > 0:
+        x = stack[top - 1]
+        top -= 1
+        best = second = -NEVER
+        y = -1
+        for e in range(indptr[x], indptr[x + 1]):
+            worth = values[e] - price_y[indices[e]]
+            if worth > best:
+                second, best, y = best, worth, indices[e]
+            elif worth > second:
+                second = worth
+                # a free y of equal worth is taken without contest
+            if worth == best and mate_y[y] != FREE and mate_y[indices[e]] == FREE:
+                y = indices[e]
+        work -= indptr[x + 1] - indptr[x]
+        if mate_y[y] != FREE and (best == second or second == -NEVER):
+            price_x[x] = best
+            deferred[n_deferred] = x  # a bid could not raise the price: left to augment
+            n_deferred += 1
+            continue
+        if second == -NEVER:
+            second = best
+        price_x[x] = second
+        price_y[y] += best - second
+        loser = mate_y[y]
+        if loser != FREE:
+            mate_x[loser] = FREE
+            stack[top] = loser
+            top += 1
+        mate_x[x], mate_y[y] = y, x
+    return top, n_deferred
+
+
+def augment(indptr, indices, values, price_x, price_y, mate_x, mate_y, roots, start, leave, work, dist, pred, place, heap, touched, done):
+    """Match the free x in roots[start:] along shortest augmenting paths until `work` edges were read; returns how far it came, or -1.
+
+    dist, pred, place, heap, touched, done : (number of y,) scratch; dist all NEVER and place all -1, and so they are returned.
+    """
+    for q in range(start, len(roots)):
+        root = roots[q]
+        if mate_x[root] != FREE or (leave and price_x[root] == 0):
+            continue
+        n_touched = n_done = size = 0
+        shortest = NEVER
+        end_x = end_y = -1
+        x, base = root, 0
+        while True:
+            if leave and base + price_x[x] < shortest:
+                shortest, end_x, end_y = base + price_x[x], x, -1
+            for e in range(indptr[x], indptr[x + 1]):
+                y = indices[e]
+                length = base + price_x[x] + price_y[y] - values[e]
+                if length >= shortest or length >= dist[y]:
+                    continue
+                if dist[y] == NEVER:
+                    touched[n_touched] = y
+                    n_touched += 1
+                dist[y] = length
+                pred[y] = x
+                if mate_y[y] == FREE:
+                    shortest, end_x, end_y = length, -1, y
+                    continue
+                at = place[y]
+                if at < 0:
+                    at = size
+                    size += 1
+                while at > 0:
+                    parent = (at - 1) >> 1
+                    other = heap[parent]
+                    if dist[other] <= length:
+                        break
+                    heap[at] = other
+                    place[other] = at
+                    at = parent
+                heap[at] = y
+                place[y] = at
+            work -= indptr[x + 1] - indptr[x]
+            if size == 0 or dist[heap[0]] >= shortest:
+                break
+            y = heap[0]
+            size -= 1
+            if size > 0:
+                last = heap[size]
+                key = dist[last]
+                at = 0
+                while True:
+                    child = 2 * at + 1
+                    if child >= size:
+                        break
+                    if child + 1 < size and dist[heap[child + 1]] < dist[heap[child]]:
+                        child += 1
+                    if dist[heap[child]] >= key:
+                        break
+                    heap[at] = heap[child]
+                    place[heap[at]] = at
+                    at = child
+                heap[at] = last
+                place[last] = at
+            done[n_done] = y
+            n_done += 1
+            x, base = mate_y[y], dist[y]
+        if shortest == NEVER:
+            return -1
+        price_x[root] -= shortest
+        for k in range(n_done):
+            y = done[k]
+            price_y[y] += shortest - dist[y]
+            price_x[mate_y[y]] -= shortest - dist[y]
+        if end_y >= 0:
+            y = end_y
+            while True:
+                x = pred[y]
+                following = mate_x[x]
+                mate_x[x], mate_y[y] = y, x
+                if x == root:
+                    break
+                y = following
+        elif end_x != root:
+            y = mate_x[end_x]
+            mate_x[end_x] = FREE
+            while True:
+                x = pred[y]
+                following = mate_x[x]
+                mate_x[x], mate_y[y] = y, x
+                if x == root:
+                    break
+                y = following
+        for k in range(n_touched):
+            dist[touched[k]] = NEVER
+            place[touched[k]] = -1
+        if work <= 0:
+            return q + 1
+    return len(roots)
