@@ -54,3 +54,8 @@ def test_ours_stand_beside_the_published(survey):
     assert published[0].y[13] == pytest.approx(0.48581)
     assert published[0].marker.color[11] == 70
     assert any("not published" in (note.text or "") for note in figure.layout.annotations)
+    assert not figure.layout.shapes
+    seeded = figures.confound(table, table, published_numbers("geometry"), seeds=survey.table)
+    bands = [shape for shape in seeded.layout.shapes if shape.y0 == pytest.approx(survey.table["alpha"].min())]
+    assert [shape.y1 for shape in bands] == pytest.approx([survey.table["alpha"].max()] * 2)  # in both of our columns
+    assert "range of 2 training seeds" in {trace.name for trace in seeded.data}

@@ -205,6 +205,19 @@ def test_many_numbers_of_lobes_come_from_one_basis_and_are_ordered_by_size():
     np.testing.assert_array_equal(together[1], find_lobes(weights, 4))
 
 
+def test_rounding_below_zero_is_not_taken_for_a_negative_affinity():
+    firing, W_dec, _ = planted(groups=4, size=20, dead=0)
+    weights = affinity(cooccurrence(firing), "jaccard")
+    expected = spectral.spectral_coordinates(weights, 4)[0]
+    weights[0, 1] = weights[1, 0] = 0.0
+    zero = spectral.spectral_coordinates(weights, 4)[0]
+    weights[0, 1] = weights[1, 0] = -1e-7  # as float32 gives for opposite directions
+    np.testing.assert_allclose(spectral.spectral_coordinates(weights, 4)[0], zero, atol=1e-9)
+    assert np.abs(zero - expected).max() > 1e-6
+    labels = find_lobes(angular_affinity(np.concatenate([W_dec, -W_dec]), dtype=np.float32) > 0.5, 2)
+    assert (labels[:80] >= 0).all()
+
+
 def test_a_latent_that_meets_no_other_is_left_out():
     weights = np.zeros((7, 7))
     weights[:3, :3], weights[3:6, 3:6], weights[6, 6] = 1.0, 1.0, 1.0

@@ -105,7 +105,9 @@ _ROWS = (
 )  # fmt: skip
 
 
-def confound(by_layer: pd.DataFrame, by_k: pd.DataFrame, published: pd.DataFrame, *, title: str = "Layer or L0?") -> go.Figure:
+def confound(
+    by_layer: pd.DataFrame, by_k: pd.DataFrame, published: pd.DataFrame, *, seeds: pd.DataFrame | None = None, title: str = "Layer or L0?"
+) -> go.Figure:
     """Slope, volume and negentropy by layer at one L0, by L0 at one layer, and as published, by layer, coloured by L0.
 
     Parameters
@@ -116,6 +118,8 @@ def confound(by_layer: pd.DataFrame, by_k: pd.DataFrame, published: pd.DataFrame
         The same with a column l0.
     published : DataFrame
         Rows of `published_numbers("geometry")`.
+    seeds : DataFrame, optional
+        Rows of `GalaxySurvey.table` for other training seeds at one layer and L0: their range is drawn as a band.
     title : str
     """
     import plotly.graph_objects as go
@@ -145,6 +149,9 @@ def confound(by_layer: pd.DataFrame, by_k: pd.DataFrame, published: pd.DataFrame
                            line={"color": OKABE_ITO[5], "dash": "dash"}),
                 row, column,
             )  # fmt: skip
+            if seeds is not None and len(seeds):
+                figure.add_hrect(y0=float(seeds[value].min()), y1=float(seeds[value].max()), fillcolor=OKABE_ITO[1], opacity=0.45,
+                                 line_width=0, layer="below", row=row, col=column)  # fmt: skip
             figure.update_xaxes(tickvals=sorted(table[x]), row=row, col=column)
         figure.update_yaxes(title=name, row=row, col=1)
         figure.update_yaxes(matches=f"y{3 * row - 2}" if row > 1 else "y", row=row, col=2)  # the same scale for both of ours
@@ -157,6 +164,9 @@ def confound(by_layer: pd.DataFrame, by_k: pd.DataFrame, published: pd.DataFrame
             figure.add_annotation(text="not published", x=0.5, y=0.5, xref=f"x{3 * row} domain", yref=f"y{3 * row} domain", showarrow=False)
             figure.update_xaxes(showticklabels=False, ticks="", row=row, col=3)
             figure.update_yaxes(showticklabels=False, ticks="", row=row, col=3)
+    if seeds is not None and len(seeds):
+        marker = {"color": OKABE_ITO[1], "symbol": "square", "size": 13, "opacity": 0.6}
+        figure.add_trace(go.Scatter(x=[None], y=[None], mode="markers", name=f"range of {len(seeds)} training seeds", marker=marker), 1, 1)
     figure.update_xaxes(title="layer", row=4, col=1)
     figure.update_xaxes(title="L0 (latents a token)", row=4, col=2)
     figure.update_xaxes(title="layer", row=3, col=3)

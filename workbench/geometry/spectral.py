@@ -28,6 +28,7 @@ _LAPACK_UP_TO = 1024
 _BLOCK = 8  # vectors multiplied with S at once: 8 cost little more than one (S is read from memory once), more converge slower
 _TOLERANCE = 1e-4  # of residuals, relative to the largest eigenvalue; float32 rounding of a product is about 1e-6 of it
 _RESTARTS = 40
+_ROUNDING = 1e-6  # below this an affinity of 0 may come out in float32; only values beyond it are meant to be negative
 _ROWS = 1024
 
 
@@ -130,7 +131,8 @@ def _graph(affinity: Any) -> tuple[np.ndarray, np.ndarray]:
             "a square matrix of numbers",
             "pass what affinity() returned",
         )
-    lowest, highest, alive = np.inf, -np.inf, np.empty(len(given), bool)
+    given = given.astype(np.float32) if given.dtype.kind == "b" else given
+    lowest, alive = np.inf, np.empty(len(given), bool)
     for start in range(0, len(given), _ROWS):
         rows = given[start : start + _ROWS]
         if not np.isfinite(rows).all():
@@ -142,11 +144,11 @@ def _graph(affinity: Any) -> tuple[np.ndarray, np.ndarray]:
                 "the same value for (i, j) and (j, i)",
                 "pass (A + A.T) / 2 if that is what you mean",
             )
-        lowest, highest = min(lowest, rows.min()), max(highest, rows.max())
+        lowest = min(lowest, rows.min())
         alive[start : start + _ROWS] = (rows != 0).any(axis=1)
-    if lowest < -1.0 - 1e-6:
+    if lowest < -1.0 - _ROUNDING:
         fail(InputError, f"an affinity down to {lowest:.3g}", "values of at least -1", "pass an affinity or a correlation")
-    graph = _weights(given, alive, 1.0 if lowest < 0 else 0.0)
+    graph = _weights(given, alive, 1.0 if lowest < -_ROUNDING else 0.0)
     connected = (graph != 0).any(axis=1)
     if connected.sum() < 2:
         fail(
