@@ -1,0 +1,132 @@
+"""Would a better choice of latents, with the same dictionary, leave less error? Greedy pursuit in place of the encoder.
+
+For every token, with r = x - b_dec and w = 0, as many times as its budget allows:
+1. g = W_dec r is the gradient; its largest entry joins the support (a token for which no entry is positive stops).
+2. g is kept on the support only; its image is u = g W_dec; the step is <u, r> / ||u||^2.
+3. w becomes max(0, w + step g), and r is x - b_dec - w W_dec.
+Tokens are ordered by budget, so that a batch shrinks from its end; the image of a few latents is a sum of their rows, not a product
+with the whole dictionary.
+
+Source: Blumensath & Davies 2008 (gradient pursuit); Engels, Riggs & Tegmark 2024, methods.md section 4, experiment 8.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+from jaxtyping import Float, Int
+
+from workbench.errors import InputError, fail
+
+_BATCH_BYTES = 4 << 20  # of a batch's (tokens, F) gradients: they stay in the processor's cache between the product and the search
+_ELSEWHERE = 1 << 30
+
+
+def gradient_pursuit(
+    x: Float[Any, "N d"], W_dec: Float[Any, "F d"], b_dec: Float[Any, " d"], l0: Int[Any, " N"] | int, *, batch_size: int | None = None
+) -> sp.csr_matrix:
+    """Sparse non-negative codes by gradient pursuit.
+
+    Parameters
+    ----------
+    x : (N, d), numpy or torch, any float dtype
+        Computed in float64 if x is, else in float32; on x's device.
+    W_dec : (F, d)
+    b_dec : (d,)
+    l0 : (N,) int or int
+        Steps, and so at most so many latents, of each token: for instance the L0 that the SAE itself had.
+    batch_size : int, optional
+        Tokens at a time; None chooses by the width of the dictionary.
+
+    Returns
+    -------
+    scipy CSR (N, F), sorted indices, float32 or float64
+        Reconstruct with `codes @ W_dec + b_dec`.
+
+    Raises
+    ------
+    InputError
+        For shapes that do not fit, NaN or infinity, a negative budget, or one larger than F.
+    """
+    import torch
+
+    x, W, b = (_tensor(a, name) for a, name in ((x, "x"), (W_dec, "W_dec"), (b_dec, "b_dec")))
+    if x.ndim != 2 or W.ndim != 2 or b.ndim != 1 or not x.shape[1] == W.shape[1] == b.shape[0] or not len(x):
+        fail(InputError, f"x {tuple(x.shape)}, W_dec {tuple(W.shape)} and b_dec {tuple(b.shape)}", "(N, d), (F, d) and (d,) with N > 0",
+             "pass activations, decoder rows and the decoder's bias of one SAE")  # fmt: skip
+    n, n_latents = len(x), len(W)
+    l0 = np.asarray(l0.detach().cpu() if hasattr(l0, "detach") else l0)
+    if l0.dtype.kind not in "iu" or l0.ndim > 1 or (l0.ndim and l0.shape != (n,)) or l0.min() < 0 or l0.max() > n_latents:
+        fail(InputError, f"l0 of shape {l0.shape}, dtype {l0.dtype}, {l0.min() if l0.size else ''} to {l0.max() if l0.size else ''}",
+             f"integers from 0 to {n_latents}, one or (N,)", "pass the number of latents that may fire on each token")  # fmt: skip
+    budget = np.broadcast_to(l0.astype(np.int64), (n,))
+    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    W, b = W.to(x.device, dtype), b.to(x.device, dtype)
+    size = _BATCH_BYTES if x.device.type == "cpu" else _ELSEWHERE
+    batch_size = batch_size or max(64, size // (n_latents * W.element_size()))
+    order = np.argsort(-budget, kind="stable")
+    rows, columns, values = [], [], []
+    with torch.inference_mode():
+        for start in range(0, n, batch_size):
+            chosen = order[start : start + batch_size]
+            if not budget[chosen[0]]:
+                break
+            batch = x[torch.from_numpy(chosen).to(x.device)].to(dtype) - b
+            places, weights = _pursue(batch, W, budget[chosen])
+            row, slot = np.nonzero(weights)
+            rows.append(chosen[row])
+            columns.append(places[row, slot])
+            values.append(weights[row, slot])
+    kind = np.float64 if dtype == torch.float64 else np.float32
+    entries = [np.concatenate(parts) if parts else np.empty(0, t) for parts, t in ((values, kind), (rows, np.int64), (columns, np.int64))]
+    codes = sp.csr_matrix((entries[0], (entries[1], entries[2])), shape=(n, n_latents))
+    codes.sort_indices()
+    return codes
+
+
+def _pursue(x: Any, W: Any, budget: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Places (n, K) and weights (n, K) of tokens in descending order of budget; a slot that was not used has weight 0."""
+    import torch
+    from torch.nn.functional import embedding_bag
+
+    n, steps = len(x), int(budget[0])
+    places = torch.zeros((n, steps), dtype=torch.long, device=x.device)
+    weights = torch.zeros((n, steps), dtype=x.dtype, device=x.device)
+    used = torch.zeros((n, steps), dtype=torch.bool, device=x.device)
+    residual, going = x.clone(), torch.ones(n, dtype=torch.bool, device=x.device)
+    gradient, W_t = torch.empty((n, len(W)), dtype=x.dtype, device=x.device), W.T.contiguous()
+    for step in range(steps):
+        live = int(np.searchsorted(-budget, -step, side="left"))  # budgets above `step` come first
+        k, r, g = step + 1, residual[:live], gradient[:live]
+        torch.mm(r, W_t, out=g)
+        value, best = g.max(dim=1)
+        going[:live] &= value > 0
+        if not bool(going[:live].any()):
+            break
+        place, mask, w = places[:live, :k], used[:live, :k], weights[:live, :k]
+        known = ((place[:, :step] == best[:, None]) & mask[:, :step]).any(dim=1)
+        place[:, step] = best
+        mask[:, step] = going[:live] & ~known  # a latent that is in the support already gets no second slot
+        chosen = g.gather(1, place) * mask  # (live, k)
+        image = embedding_bag(place, W, per_sample_weights=chosen, mode="sum")  # (live, d)
+        length = (image * image).sum(dim=1)
+        size = torch.where(length > 0, (image * r).sum(dim=1) / torch.where(length > 0, length, 1), 0)
+        size = torch.where(going[:live], size, 0)
+        torch.clamp(w + size[:, None] * chosen, min=0, out=w)
+        torch.sub(x[:live], embedding_bag(place, W, per_sample_weights=w, mode="sum"), out=r)
+    return places.cpu().numpy(), weights.cpu().numpy()
+
+
+def _tensor(array: Any, name: str) -> Any:
+    import torch
+
+    tensor = array.detach() if hasattr(array, "detach") else torch.from_numpy(np.ascontiguousarray(array)) if _real(array) else None
+    if tensor is None or not tensor.is_floating_point() or not bool(torch.isfinite(tensor).all()):
+        fail(InputError, f"{name} that is not an array of finite floats", "float numbers without NaN or infinity", f"check {name}")
+    return tensor
+
+
+def _real(array: Any) -> bool:
+    return np.asarray(array).dtype.kind == "f"
