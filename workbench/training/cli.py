@@ -22,7 +22,15 @@ def add_commands(subparsers: argparse._SubParsersAction) -> None:
     saes.add_argument("names", nargs="*", help="SAE names without the model, e.g. l2-topk32-w1024-s0")
     saes.add_argument("--tokens", type=int, help="training tokens, instead of the recipe's")
     saes.set_defaults(run=_saes)
-    for parser in (tokenizer, model, saes):
+    curve = train.add_parser("overlap-curve", help="overlap of two seeds against training tokens, as data/matching/overlap_by_tokens.csv")
+    curve.add_argument("--tokens", type=int, nargs="+", help="training tokens of the points")
+    curve.add_argument("--csv", type=Path, default=Path("data/matching/overlap_by_tokens.csv"))
+    curve.set_defaults(run=_overlap_curve)
+    variants = train.add_parser("overlap-recipes", help="overlap of two seeds of every recipe, as data/matching/overlap_by_recipe.csv")
+    variants.add_argument("names", nargs="*", help="SAE names of pylm-4l, e.g. l3-topk32-w1024-s0; all of them without")
+    variants.add_argument("--csv", type=Path, default=Path("data/matching/overlap_by_recipe.csv"))
+    variants.set_defaults(run=_overlap_recipes)
+    for parser in (tokenizer, model, saes, curve, variants):
         parser.add_argument("--out", type=Path, default=Path("build/zoo"), help="where finished folders go (copy into data/zoo when final)")
         parser.add_argument("--work", type=Path, default=Path("build/train"), help="checkpoints and activations")
     zoo = subparsers.add_parser("zoo", help="check the embedded zoo").add_subparsers(dest="what", required=True)
@@ -98,6 +106,39 @@ def _saes(arguments: argparse.Namespace) -> int:
                 flush=True,
             )
     return 0
+
+
+def _overlap_curve(arguments: argparse.Namespace) -> int:
+    from workbench.training.overlap_curve import TOKEN_COUNTS, measure_pairs, token_pairs
+    from workbench.training.saes import SAERecipe
+
+    pairs = token_pairs(SAERecipe("pylm-4l", 2), arguments.tokens or TOKEN_COUNTS)
+    print(measure_pairs(pairs, _activations(arguments), arguments.csv, arguments.out).to_string(index=False))
+    return 0
+
+
+def _overlap_recipes(arguments: argparse.Namespace) -> int:
+    from workbench.training.overlap_curve import measure_pairs, recipe_pairs
+    from workbench.training.saes import embedded_recipes
+
+    recipes = [recipe for recipe in embedded_recipes() if recipe.model == "pylm-4l" and recipe.seed == 0]
+    chosen = [recipe for recipe in recipes if not arguments.names or recipe.name.split("/")[1] in arguments.names]
+    print(measure_pairs(recipe_pairs(chosen), _activations(arguments), arguments.csv, arguments.out).to_string(index=False))
+    return 0
+
+
+def _activations(arguments: argparse.Namespace):
+    """A function (model, hook) -> activations of the store that `workbench train saes` made; the last hook stays in memory."""
+    import functools
+
+    from workbench.activations.store import ActivationStore
+
+    @functools.lru_cache(maxsize=1)
+    def read(model: str, hook: str) -> np.ndarray:
+        store = ActivationStore.open(arguments.work / "activations" / model)
+        return np.concatenate([shard[keep] for shard, keep in _kept(store, hook)])
+
+    return read
 
 
 def _kept(store, hook: str):

@@ -1,0 +1,118 @@
+"""Does the overlap of two seeds grow with training, and what else does it depend on? Pairs are trained, measured and forgotten.
+
+1. For every pair of recipes that differ in their seed alone, train both (or take the embedded SAE, where the recipe is one of those) in a
+   temporary folder. Every point is a whole run of its own, with warm-up and decay: a checkpoint in mid-course would not be.
+2. Measure their overlap by every definition, with its null, and append a row to a CSV file. A killed run goes on where it stopped.
+3. Only the numbers are kept: `data/matching/overlap_by_tokens.csv` and `data/matching/overlap_by_recipe.csv`.
+
+Source: Paulo & Belrose 2025 (arXiv 2501.16615), shared fraction against tokens, width, k, layer and architecture.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from workbench.errors import InputError, fail
+from workbench.results import write_atomically
+from workbench.training.saes import SAERecipe, train_sae
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+TOKEN_COUNTS = (375_000, 750_000, 1_500_000, 3_000_000)
+_KEY = ("model", "layer", "architecture", "k", "width", "tokens", "seed_a", "seed_b")
+
+
+def token_pairs(
+    recipe: SAERecipe, tokens: Sequence[int] = TOKEN_COUNTS, seeds: tuple[int, int] = (1, 2)
+) -> list[tuple[SAERecipe, SAERecipe]]:
+    """Two seeds of one recipe at several numbers of training tokens."""
+    first, second = seeds
+    return [tuple(dataclasses.replace(recipe, tokens=int(count), seed=seed) for seed in (first, second)) for count in tokens]
+
+
+def recipe_pairs(recipes: Sequence[SAERecipe], seed: int = 1) -> list[tuple[SAERecipe, SAERecipe]]:
+    """Every recipe with another seed of itself."""
+    return [(recipe, dataclasses.replace(recipe, seed=seed)) for recipe in recipes if recipe.seed != seed]
+
+
+def measure_pairs(
+    pairs: Sequence[tuple[SAERecipe, SAERecipe]],
+    activations: Callable[[str, str], np.ndarray],
+    target: str | Path,
+    zoo: str | Path | None = None,
+) -> pd.DataFrame:
+    """Overlap of every pair that the file does not hold yet.
+
+    Parameters
+    ----------
+    pairs : list of (SAERecipe, SAERecipe)
+        Alike but for the seed.
+    activations : callable (model, hook) -> (n, d_model) array
+        Training activations without BOS and padding; called when an SAE has to be trained.
+    target : path
+        CSV file; rows are appended, one after each pair.
+    zoo : path, optional
+        Folder of finished SAEs to take instead of training, `<zoo>/<model>/<name>`.
+
+    Returns
+    -------
+    DataFrame with the columns model, layer, architecture, k, width, tokens, seed_a, seed_b, shared_fraction, aligned_fraction,
+    decoder_fraction, equal_fraction, max_cosine_fraction, mean_cosine, null_shared_fraction, null_mean_cosine, p_value
+
+    Raises
+    ------
+    InputError
+        When the recipes of a pair differ in more than the seed, or not in it.
+    """
+    import pandas as pd
+
+    target = Path(target)
+    rows = pd.read_csv(target).to_dict("records") if target.exists() else []
+    for first, second in pairs:
+        if first.seed == second.seed or dataclasses.replace(first, seed=second.seed) != second:
+            fail(InputError, f"{first.name} and {second.name}", "one recipe with two seeds", "use token_pairs or recipe_pairs")
+        key = _key(first, second)
+        if not any(all(row[name] == key[name] for name in _KEY) for row in rows):
+            rows.append(key | _overlap(first, second, activations, None if zoo is None else Path(zoo)))
+            write_atomically(target, pd.DataFrame(rows).to_csv(index=False, float_format="%.6g").encode())
+    return pd.DataFrame(rows)
+
+
+def _key(first: SAERecipe, second: SAERecipe) -> dict[str, Any]:
+    own = {name: getattr(first, name) for name in ("model", "layer", "architecture", "k", "width", "tokens")}
+    return own | {"seed_a": first.seed, "seed_b": second.seed}
+
+
+def _overlap(first: SAERecipe, second: SAERecipe, activations: Callable[[str, str], np.ndarray], zoo: Path | None) -> dict[str, float]:
+    from workbench.matching.overlap import seed_overlap
+    from workbench.sources.saes import load_sae
+
+    with tempfile.TemporaryDirectory(prefix="overlap-") as scratch:
+        saes = []
+        for recipe in (first, second):
+            folder = _finished(recipe, zoo)
+            if folder is None:
+                folder = train_sae(recipe, activations(recipe.model, recipe.hook), Path(scratch) / recipe.name, Path(scratch) / "work")
+            saes.append(load_sae(str(folder), device="cpu"))
+        a, b = saes
+        found = seed_overlap(a.W_dec, b.W_dec, a.W_enc, b.W_enc, n_null=20, n_null_matched=1)
+    names = ("shared_fraction", "aligned_fraction", "decoder_fraction", "equal_fraction", "max_cosine_fraction", "mean_cosine")
+    return {name: float(getattr(found, name)) for name in names} | {
+        "null_shared_fraction": found.null.mean, "null_mean_cosine": found.null_cosine.mean, "p_value": found.null.p_value,
+    }  # fmt: skip
+
+
+def _finished(recipe: SAERecipe, zoo: Path | None) -> Path | None:
+    """The folder of an SAE of this very recipe, if there is one."""
+    from workbench.sources.zoo import read_json
+
+    folder = None if zoo is None else zoo / recipe.name
+    if folder is None or not (folder / "cfg.json").is_file():
+        return None
+    return folder if read_json(folder / "cfg.json")["metadata"].get("training_tokens") == recipe.tokens else None
