@@ -1,7 +1,7 @@
 """Which behaviours do we look for circuits of? Prompts with a right and a wrong next token, in matched pairs.
 
-1. A generator draws the words of a prompt (names, years, arguments) and writes a positive text that calls for the behaviour and a
-   negative text, aligned with it, that does not.
+1. The generators of `workbench.circuits.prompts` write a positive text that calls for the behaviour and a negative text, aligned with
+   it, that does not.
 2. `task` keeps the words that are one token for the given tokenizer, tokenises the pairs and checks that each pair has one length.
 3. Prompts are split by a hash of their decisive words, so that nothing in `split="eval"` was ever in `split="train"`, on which the
    embedded models were trained.
@@ -13,64 +13,18 @@ Olsson et al. 2022; negatives as in O'Neill and Bui 2024 (`methods.md` section 5
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Iterator
 
 import numpy as np
 
+from workbench.circuits.prompts import CENTURIES, GENERATORS, NEGATIVES, UNRELATED, WORD_LISTS, Prompt, held_out
 from workbench.errors import InputError, NotFoundError, fail
 from workbench.results import Result, provenance
 
-NAMES = (
-    "Mary John Tom James Anna Paul Mark Lucy Sarah Peter David Emma Alice Jack Robert Laura Simon Kate Henry Julia Adam Helen George Rose "
-    "Daniel Susan Kevin Grace Martin Diana Oliver Claire Victor Nina Frank Sofia Louis Clara Oscar Ruth Philip Jane Walter Irene Edward "
-    "Amy Arthur Eva Brian Maria Carl Linda Eric Karen Steven Judy Roger Nancy Andrew Lisa"
-).split()
-PLACES = (
-    "store garden school office station library market museum hospital park beach restaurant "
-    "kitchen church bank hotel farm theater harbor factory"
-).split()
-OBJECTS = "book drink ball ring letter map box key coin hat picture basket flower gift pen card lamp knife cup ticket".split()
-NOUNS = (
-    "war siege journey voyage famine drought festival project reign conflict mission trial strike plague rebellion campaign expedition "
-    "dynasty alliance debate survey program study contest program treaty exile construction crisis dispute occupation partnership tradition"
-).split()
-ARGUMENTS = (
-    "name path data size value index key node text line mode type kind form file label shape axis order level count limit width height "
-    "color title start stop step offset source target parent child graph model query field group table cache token state event "
-    "buffer format prefix suffix filter weight score signal kernel matrix vector point scale factor"
-).split()
-WORDS = (
-    "list number string object option default array function current first new optional input output result method common simple "
-    "final base given local global total extra single main"
-).split()
-METHODS = "load update build apply compute merge parse render convert select resolve create remove insert check collect".split()
+__all__ = ["CENTURIES", "GENERATORS", "NEGATIVES", "WORD_LISTS", "Prompt", "Task", "held_out", "single_tokens", "task"]
 
-IOI_TEMPLATES = (
-    "When{A} and{B} went to the{PLACE},{S} gave a{OBJECT} to",
-    "Then,{A} and{B} met at the{PLACE}, and{S} handed a{OBJECT} to",
-    "After{A} and{B} arrived at the{PLACE},{S} showed a{OBJECT} to",
-    "While{A} and{B} were working at the{PLACE},{S} offered a{OBJECT} to",
-    "Yesterday{A} and{B} walked past the{PLACE}.{S} brought a{OBJECT} to",
-    "Friends{A} and{B} found a{OBJECT} near the{PLACE}, so{S} gave it to",
-    "The{PLACE} was closed when{A} and{B} came.{S} passed a{OBJECT} to",
-    "Since{A} and{B} had a lot of fun at the{PLACE},{S} sent a{OBJECT} to",
-)
-IOI_HELD_OUT_TEMPLATES = (
-    "Today{A} and{B} left the{PLACE} early, and{S} lent a{OBJECT} to",
-    "Because{A} and{B} were late for the{PLACE},{S} threw a{OBJECT} to",
-)
-
-
-@dataclasses.dataclass(frozen=True)
-class Prompt:
-    """One matched pair of texts; `answer` and `wrong` are the strings of the next token (several for greater-than)."""
-
-    positive: str
-    negative: str
-    answer: tuple[str, ...]
-    wrong: tuple[str, ...]
-    group: str  # what is held out together
+SPLITS = ("eval", "train", "held-out-templates")
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -86,7 +40,11 @@ class Task(Result):
     answer, wrong : int32 arrays (n,) or (n, k)
         Ids of right and wrong next tokens; with several (greater-than) rows are filled up with -1.
     group : str array (n,)
-        Template, or what prompts share.
+        What prompts share: the order of the names (IOI), the century (greater-than), the length (induction).
+    template : int array (n,)
+        Number of the prompt's template within those of its split.
+    negative_kind : str
+        Which kind of negative, see `prompts.NEGATIVES`.
     """
 
     name: str
@@ -98,6 +56,18 @@ class Task(Result):
     group: np.ndarray
     pad_id: int
     metric_kind: str = "logit difference"
+    template: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, dtype=int))
+    negative_kind: str = ""
+
+    def take(self, rows) -> Task:
+        """The task with some of its prompts: `rows` is a slice, an index array or a boolean mask; all pairs stay pairs."""
+        fields = ("positive", "negative", "last", "answer", "wrong", "group", "template")
+        return dataclasses.replace(self, **{name: getattr(self, name)[rows] for name in fields if len(getattr(self, name))})
+
+    @property
+    def keep(self) -> np.ndarray:
+        """Bool array (n, length): the positions of a prompt and its negative that are no padding (BOS is one of them)."""
+        return np.arange(self.positive.shape[1]) <= self.last[:, None]
 
     def metric(self, logits) -> np.ndarray:
         """How strongly the behaviour shows, per prompt.
@@ -144,7 +114,18 @@ def _gather(scores, ids: np.ndarray):
     return (scores.gather(1, index.clamp_min(0)) * (index >= 0)).sum(1)
 
 
-def task(name: str, tokenizer, *, n: int = 250, seed: int = 0, split: str = "eval", length: int = 24) -> Task:
+def task(
+    name: str,
+    tokenizer,
+    *,
+    n: int = 250,
+    seed: int = 0,
+    split: str = "eval",
+    length: int = 24,
+    negative: str | None = None,
+    order: str | None = None,
+    template: int | None = None,
+) -> Task:
     """Matched prompts of one behaviour, tokenised.
 
     Parameters
@@ -154,34 +135,54 @@ def task(name: str, tokenizer, *, n: int = 250, seed: int = 0, split: str = "eva
     n : int
         Number of positive prompts, and of negative ones.
     seed : int
-    split : "eval", "train" or, for IOI, "held-out-templates"
-        The embedded models were trained on `"train"` only.
+    split : "eval", "train" or "held-out-templates"
+        The embedded models were trained on `"train"` only; templates of the last kind are in neither of the others.
     length : int
         Induction: number of random tokens before they repeat.
+    negative : str, optional
+        Kind of negative: `"abc"` (IOI: three different names), `"year"` (greater-than: start year 01), `"range"` (greater-than: ends in an
+        earlier century), `"random-random"` (docstring), `"fresh"` (induction: nothing repeats), and for every task `"random"` tokens,
+        `"unrelated"` prose and `"copy"` (another positive). The first that applies is the default.
+    order : "ABBA" or "BABA", optional
+        IOI: only prompts in which the subject comes second, or first; both if not given.
+    template : int, optional
+        Only prompts of the template with this number.
 
     Raises
     ------
     NotFoundError
         For an unknown task.
     InputError
-        When too few of the words a task needs are single tokens of this tokenizer; the message lists the ones that are not.
+        When too few of the words a task needs are single tokens of this tokenizer (the message lists the ones that are not), when pairs
+        differ in token length, or for an unknown split, negative, order or template.
     """
-    if name not in GENERATORS and name != "induction":
-        fail(NotFoundError, f"no task {name!r}", f"one of {sorted([*GENERATORS, 'induction'])}", "check the spelling")
-    if n < 1 or split not in ("eval", "train", "held-out-templates"):
-        fail(InputError, f"n={n}, split={split!r}", "n >= 1 and split 'eval', 'train' or 'held-out-templates'", "correct the call")
+    if name not in NEGATIVES:
+        fail(NotFoundError, f"no task {name!r}", f"one of {sorted(NEGATIVES)}", "check the spelling")
+    negative = negative or NEGATIVES[name][0]
+    if n < 1 or split not in SPLITS or negative not in NEGATIVES[name]:
+        fail(
+            InputError,
+            f"n={n}, split={split!r}, negative={negative!r}",
+            f"n >= 1, split one of {SPLITS} and negative one of {NEGATIVES[name]}",
+            "correct the call",
+        )
     tokenizer = getattr(tokenizer, "tokenizer", None) if hasattr(tokenizer, "blocks") else tokenizer
     bos, pad = _special(tokenizer)
     rng = np.random.default_rng(seed)
     if name == "induction":
-        return _induction(tokenizer, n, rng, length, bos, pad, seed, split)
+        return _induction(tokenizer, n, rng, length, bos, pad, seed, split, negative)
     words, refused = single_tokens(tokenizer, name)
-    drawn = GENERATORS[name](rng, words, split)
+    drawn = _chosen(GENERATORS[name](rng, words, split, NEGATIVES[name][0] if negative in ("random", "unrelated", "copy") else negative),
+                    order, template)  # fmt: skip
     prompts = [next(drawn) for _ in range(n)]
-    positive, negative = (
+    positive, negatives = (
         [[bos, *_ids(tokenizer, text)] for text in texts] for texts in zip(*((p.positive, p.negative) for p in prompts), strict=True)
     )
-    uneven = [p.positive for p, a, b in zip(prompts, positive, negative, strict=True) if len(a) != len(b)]
+    if negative == "copy":
+        negatives = _copies(positive, ([bos, *_ids(tokenizer, prompt.positive)] for prompt in drawn))
+    elif negative in ("random", "unrelated"):
+        negatives = _easy(tokenizer, np.array([len(row) for row in positive]), negative, bos, np.random.default_rng([seed, 1]))
+    uneven = [p.positive for p, a, b in zip(prompts, positive, negatives, strict=True) if len(a) != len(b)]
     if uneven:
         fail(
             InputError,
@@ -193,19 +194,66 @@ def task(name: str, tokenizer, *, n: int = 250, seed: int = 0, split: str = "eva
     return Task(
         name=name,
         positive=_padded(positive, widest, pad),
-        negative=_padded(negative, widest, pad),
+        negative=_padded(negatives, widest, pad),
         last=np.array([len(row) - 1 for row in positive]),
         answer=_answers(tokenizer, [p.answer for p in prompts]),
         wrong=_answers(tokenizer, [p.wrong for p in prompts]),
         group=np.array([p.group for p in prompts]),
+        template=np.array([p.template for p in prompts]),
         pad_id=pad,
         metric_kind="probability difference" if name == "greater-than" else "logit difference",
+        negative_kind=negative,
         provenance=provenance(
             {"tokenizer": str(getattr(tokenizer, "name_or_path", ""))},
-            {"task": name, "n": n, "split": split, "not_single_tokens": refused},
+            {"task": name, "n": n, "split": split, "negative": negative, "not_single_tokens": refused},
             seed=seed,
         ),
     )
+
+
+_TRIES = 20_000  # far more draws than any order, template or length needs that occurs at all
+
+
+def _chosen(prompts: Iterator[Prompt], order: str | None, template: int | None) -> Iterator[Prompt]:
+    """The prompts of one order and template."""
+    misses = 0
+    for prompt in prompts:
+        if order in (None, prompt.group) and template in (None, prompt.template):
+            misses = 0
+            yield prompt
+        elif (misses := misses + 1) > _TRIES:
+            fail(
+                InputError,
+                f"no prompt has order={order!r} and template={template!r}",
+                "order 'ABBA' or 'BABA' (IOI only) and the number of a template of this split",
+                "correct the call, or leave them out",
+            )
+
+
+def _copies(positive: list[list[int]], others: Iterator[list[int]]) -> list[list[int]]:
+    """For every prompt another one of the same length."""
+    waiting: dict[int, list[list[int]]] = {}
+    found = []
+    for row in positive:
+        for _, other in zip(range(_TRIES), others, strict=False) if not waiting.get(len(row)) else ():
+            waiting.setdefault(len(other), []).append(other)
+            if len(other) == len(row):
+                break
+        found.append(waiting[len(row)].pop() if waiting.get(len(row)) else [])
+    return found
+
+
+def _easy(tokenizer, lengths: np.ndarray, kind: str, bos: int, rng: np.random.Generator) -> list[list[int]]:
+    """Negatives that share nothing with the positives but their length (BOS included): random tokens, or ordinary prose."""
+    if kind == "random":
+        ordinary = np.setdiff1d(np.arange(len(tokenizer)), tokenizer.all_special_ids)
+        return [[bos, *rng.choice(ordinary, length - 1).tolist()] for length in lengths]
+    sentences = [_ids(tokenizer, f"{text}. ") for text in UNRELATED.rstrip(". ").split(". ")]
+    rows = []
+    for length, start in zip(lengths, rng.integers(len(sentences), size=len(lengths)), strict=True):
+        prose = itertools.chain.from_iterable(sentences[(start + step) % len(sentences)] for step in itertools.count())
+        rows.append([bos, *itertools.islice(prose, int(length) - 1)])
+    return rows
 
 
 def single_tokens(tokenizer, name: str) -> tuple[dict[str, list[str]], list[str]]:
@@ -245,76 +293,7 @@ def single_tokens(tokenizer, name: str) -> tuple[dict[str, list[str]], list[str]
     return kept, refused
 
 
-def held_out(*decisive: str) -> bool:
-    """Whether a prompt with these decisive words belongs to evaluation (one in eight does), whatever their order."""
-    return hashlib.sha256("|".join(sorted(decisive)).encode()).digest()[0] % 8 == 0
-
-
-def _wanted(split: str, *decisive: str) -> bool:
-    return held_out(*decisive) == (split != "train")
-
-
-def _ioi(rng: np.random.Generator, words: dict[str, list[str]], split: str) -> Iterator[Prompt]:
-    templates = IOI_HELD_OUT_TEMPLATES if split == "held-out-templates" else IOI_TEMPLATES
-    while True:
-        io, subject, third = rng.choice(words["names"], 3, replace=False)
-        if not _wanted(split, io, subject):
-            continue
-        template = templates[rng.integers(len(templates))]
-        first, order = ((io, subject), "ABBA") if rng.random() < 0.5 else ((subject, io), "BABA")
-        # The negative has no repeated name: the subject's first place goes to the IO name and the IO's place to a third one.
-        other = (third, io) if order == "ABBA" else (io, third)
-        slots = {"PLACE": rng.choice(words["places"]), "OBJECT": rng.choice(words["objects"]), "S": subject}
-        yield Prompt(
-            template.format(A=first[0], B=first[1], **slots),
-            template.format(A=other[0], B=other[1], **slots),
-            (str(io),),
-            (str(subject),),
-            order,
-        )
-
-
-def _greater_than(rng: np.random.Generator, words: dict[str, list[str]], split: str) -> Iterator[Prompt]:
-    years = sorted(words["years"])
-    starts = [year for year in years if "02" <= year <= "98" and year < years[-1]]
-    while True:
-        noun, century, start = rng.choice(words["nouns"]), rng.choice(CENTURIES), str(rng.choice(starts))
-        if not _wanted(split, noun, century, start):
-            continue
-        text = "The{noun} lasted from the year {century}{start} to the year {century}"
-        yield Prompt(
-            text.format(noun=noun, century=century, start=start),
-            text.format(noun=noun, century=century, start="01"),
-            tuple(year for year in years if year > start),
-            tuple(year for year in years if year <= start),
-            century,
-        )
-
-
-def _docstring(rng: np.random.Generator, words: dict[str, list[str]], split: str) -> Iterator[Prompt]:
-    def write(method, before, matching, after, listed, description, notes):
-        lines = [f"def{method}(self,{','.join([*before, *matching, *after])}):", f'    """{"".join(description).strip()}', ""]
-        lines += [f"    :param{argument}:{note}" for argument, note in zip(listed, notes, strict=True)]
-        return "\n".join([*lines, "    :param"])
-
-    while True:
-        drawn = [str(word) for word in rng.choice(words["arguments"], 11, replace=False)]
-        before, matching, after, fresh = drawn[:2], drawn[2:5], drawn[5:6], drawn[6:]
-        if not _wanted(split, *matching):
-            continue
-        texts = [str(word) for word in rng.choice(words["words"], 7)]
-        shared = {"method": rng.choice(words["methods"]), "description": texts[:3], "notes": ["".join(texts[3:5]), "".join(texts[5:7])]}
-        yield Prompt(
-            write(before=before, matching=matching, after=after, listed=matching[:2], **shared),
-            # Signature and description name different arguments: nothing tells which one comes next.
-            write(before=before, matching=fresh[:3], after=after, listed=fresh[3:], **shared),
-            (matching[2],),
-            (matching[1],),
-            "rest",
-        )
-
-
-def _induction(tokenizer, n: int, rng: np.random.Generator, length: int, bos: int, pad: int, seed: int, split: str) -> Task:
+def _induction(tokenizer, n: int, rng: np.random.Generator, length: int, bos: int, pad: int, seed: int, split: str, negative: str) -> Task:
     special = set(tokenizer.all_special_ids)
     ordinary = np.array([i for i in range(len(tokenizer)) if i not in special], dtype=np.int32)
     if length < 2 or len(ordinary) < 2 * length:
@@ -327,19 +306,27 @@ def _induction(tokenizer, n: int, rng: np.random.Generator, length: int, bos: in
     drawn = np.stack([rng.choice(ordinary, 2 * length, replace=False) for _ in range(n)])
     first, fresh = drawn[:, :length], drawn[:, length:]
     start = np.full((n, 1), bos, dtype=np.int32)
+    other = np.hstack([start, first, fresh[:, :-1]])
+    if negative == "copy":
+        again = np.stack([np.random.default_rng([seed, 1, row]).choice(ordinary, length, replace=False) for row in range(n)])
+        other = np.hstack([start, again, again[:, :-1]])
+    elif negative != "fresh":
+        other = np.array(_easy(tokenizer, np.full(n, 2 * length), negative, bos, np.random.default_rng([seed, 1])), dtype=np.int32)
     # The second copy stops one short: the token to predict is the last of the first copy.
     return Task(
         name="induction",
         positive=np.hstack([start, first, first[:, :-1]]),
-        negative=np.hstack([start, first, fresh[:, :-1]]),
+        negative=other.astype(np.int32),
         last=np.full(n, 2 * length - 1),
         answer=first[:, -1],
         wrong=fresh[:, -1],
         group=np.full(n, f"length {length}"),
+        template=np.zeros(n, dtype=int),
         pad_id=pad,
+        negative_kind=negative,
         provenance=provenance(
             {"tokenizer": str(getattr(tokenizer, "name_or_path", ""))},
-            {"task": "induction", "n": n, "length": length, "split": split},
+            {"task": "induction", "n": n, "length": length, "split": split, "negative": negative},
             seed=seed,
         ),
     )
@@ -367,21 +354,3 @@ def _answers(tokenizer, answers: list[tuple[str, ...]]) -> np.ndarray:
     rows = [[_ids(tokenizer, text)[0] for text in row] for row in answers]
     filled = _padded(rows, max(map(len, rows)), -1)
     return filled[:, 0] if filled.shape[1] == 1 else filled
-
-
-CENTURIES = tuple(str(c) for c in range(11, 20))
-GENERATORS: dict[str, Callable[[np.random.Generator, dict[str, list[str]], str], Iterator[Prompt]]] = {
-    "ioi": _ioi,
-    "greater-than": _greater_than,
-    "docstring": _docstring,
-}
-# kind -> (candidates as they stand in the prompt, how many must be single tokens)
-WORD_LISTS: dict[str, dict[str, tuple[list[str], int]]] = {
-    "ioi": {"names": ([f" {w}" for w in NAMES], 8), "places": ([f" {w}" for w in PLACES], 2), "objects": ([f" {w}" for w in OBJECTS], 2)},
-    "greater-than": {"nouns": ([f" {w}" for w in dict.fromkeys(NOUNS)], 2), "years": ([f"{y:02d}" for y in range(1, 100)], 20)},
-    "docstring": {
-        "arguments": ([f" {w}" for w in ARGUMENTS], 12),
-        "words": ([f" {w}" for w in WORDS], 4),
-        "methods": ([f" {w}" for w in METHODS], 2),
-    },
-}

@@ -1,0 +1,167 @@
+"""Head codes: planted heads are found, labels without a difference give nothing, both conventions do what they say."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from workbench.circuits import coding, small_sae
+from workbench.circuits.coding import head_codes
+from workbench.errors import InputError
+
+QUICK = {"n_latents": 24, "epochs": 40, "trials": 2}
+
+
+def planted(n=60, layers=3, heads=4, d=16, special=((0, 1), (2, 3)), seed=0):
+    """Outputs that differ between positives and negatives at two heads only: there a positive has one of five directions of its own."""
+    rng = np.random.default_rng(seed)
+    x = 0.3 * rng.standard_normal((n, layers, heads, d)) + rng.standard_normal((1, layers, heads, d))
+    positive = np.arange(n) < n // 2
+    for layer, head in special:
+        x[positive, layer, head] += 12 * np.eye(d)[rng.integers(5, size=positive.sum())]
+    return x.astype(np.float32), positive
+
+
+@pytest.mark.parametrize("convention", ["textbook", "authors"])
+def test_heads_whose_codes_depend_on_the_label_score_highest(convention):
+    x, positive = planted()
+    scores = head_codes(x, positive, **QUICK, convention=convention)
+    assert scores.node.shape == scores.edge.shape == (2, 3, 4)
+    assert scores.pair.shape == (12, 12)
+    for trial in scores.node:
+        assert {tuple(i) for i in np.argwhere(trial >= np.sort(trial.ravel())[-2])} == {(0, 1), (2, 3)}
+    np.testing.assert_allclose(scores.node.sum((1, 2)), 1)
+    np.testing.assert_allclose(scores.edge.sum((1, 2)), 1)
+    assert scores.seconds > 0
+
+
+def test_without_a_difference_scores_say_nothing():
+    from workbench.circuits.evaluation import roc
+
+    x, positive = planted(special=())
+    scores = head_codes(x, np.random.default_rng(1).permutation(positive), **QUICK)
+    truth = np.zeros((3, 4), dtype=bool)
+    truth[0, 1] = truth[2, 3] = True
+    assert roc(scores.node.mean(0), truth).p_value > 0.05
+
+
+@given(st.integers(0, 10_000), st.integers(2, 5), st.booleans())
+@settings(max_examples=25, deadline=None)
+def test_counts_are_those_of_plain_sets(seed, size, relative):
+    rng = np.random.default_rng(seed)
+    codes, positive = rng.integers(size, size=(14, 6)), np.arange(14) < 7
+    unique, unique_negative, node, pair = coding._score(codes, positive, size, 2, "authors", relative, True)
+    for head in range(6):
+        a, b = set(codes[positive, head]), set(codes[~positive, head])
+        assert unique[head] == len(a - b)
+        assert unique_negative[head] == len(b - a)
+        assert node[head] == pytest.approx(len(a - b) / (len(a | b) if relative else 1))
+        for other in range(6):
+            a, b = (set(map(tuple, codes[np.ix_(rows, [head, other])])) for rows in (positive, ~positive))
+            expected = 0 if head == other else len(a - b) / (len(a) + len(b) if relative else 1)
+            assert pair[head, other] == pytest.approx(expected)
+    forward = coding._score(codes, positive, size, 2, "textbook", relative, True)[3]
+    np.testing.assert_array_equal(forward[:3, 3:], pair[:3, 3:])
+    assert forward[:3, :3].sum() == forward[3:].sum() == 0
+
+
+def test_edge_list_of_the_authors_by_hand():
+    """2 layers of 2 heads: the list is cut after 2**2 // 2 = 2 entries, that is, after one pair."""
+    pair = np.array([[0, 1, 2, 7.0], [1, 0, 3, 0], [2, 3, 0, 0], [7, 0, 0, 0]])
+    np.testing.assert_array_equal(coding._edge_counts(pair, 2, 2, "authors"), [1, 0, 0, 1])
+    np.testing.assert_array_equal(coding._edge_counts(np.triu(pair), 2, 2, "textbook"), [1, 0, 0, 1])  # 4 forward pairs, one kept
+
+
+def test_softmax_axes():
+    x, positive = planted()
+    whole = head_codes(x, positive, **QUICK)
+    by_layer = head_codes(x, positive, **QUICK, softmax="layer")
+    np.testing.assert_allclose(by_layer.node.sum(2), 1)
+    np.testing.assert_array_equal(by_layer.unique, whole.unique)
+    authors = head_codes(x, positive, **QUICK, softmax="layer", convention="authors")
+    np.testing.assert_allclose(authors.node.sum(1), 1)
+    expected = np.exp(whole.unique[0]) / np.exp(whole.unique[0]).sum()
+    np.testing.assert_allclose(whole.node[0], expected)
+
+
+def test_trials_are_the_same_alone_and_together():
+    x, positive = planted()
+    together = head_codes(x, positive, **QUICK, seed=4)
+    alone = head_codes(x, positive, **(QUICK | {"trials": 1}), seed=4)
+    np.testing.assert_array_equal(alone.train_examples[0], together.train_examples[0])
+    np.testing.assert_allclose(alone.mse[0], together.mse[0], rtol=1e-3)  # 40 steps of Adam in float32, other order of sums
+    assert (alone.codes == together.codes).mean() > 0.97
+    assert (together.train_examples[0] != together.train_examples[1]).any()
+
+
+def test_textbook_codes_come_from_held_out_prompts_only():
+    """A code that only the training examples show cannot count: with one held-out pair at most one code is unique."""
+    x, positive = planted(n=12)
+    scores = head_codes(x, positive, **(QUICK | {"trials": 4}), n_train=9)
+    assert scores.unique.max() <= 2
+    assert scores.train_examples.shape == (4, 9)
+
+
+@pytest.mark.parametrize("decoder", ["dimension", "latent"])
+def test_training_follows_autograd(decoder):
+    """The hand-written gradient against PyTorch's, with the authors' modules written out."""
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(1, 30, 7, generator=generator)
+    ours = small_sae.train_small_saes(x, n_latents=5, l1=0.03, epochs=30, generators=[torch.Generator().manual_seed(3)], decoder=decoder)
+    draw = torch.Generator().manual_seed(3)
+    W_enc = torch.randn(5, 7, generator=draw).requires_grad_()
+    b_enc = ((2 * torch.rand(5, generator=draw) - 1) / 7**0.5).requires_grad_()
+    W_dec, b = torch.randn(7, 5, generator=draw).requires_grad_(), torch.zeros(7, requires_grad=True)
+    over = 1 if decoder == "dimension" else 0
+    optimizer = torch.optim.Adam([W_enc, b_enc, W_dec, b], lr=1e-3)
+    for _ in range(30):
+        with torch.no_grad():
+            W_enc /= W_enc.norm(dim=1, keepdim=True)
+            W_dec /= W_dec.norm(dim=over, keepdim=True)
+        optimizer.zero_grad()
+        z = torch.relu((x[0] - b) @ W_enc.T + b_enc)
+        loss = (z @ W_dec.T + b - x[0]).square().mean() + 0.03 * z.sum(1).mean()
+        loss.backward()
+        with torch.no_grad():
+            W_enc.grad -= (W_enc.grad * W_enc).sum(1, keepdim=True) * W_enc
+            W_dec.grad -= (W_dec.grad * W_dec).sum(over, keepdim=True) * W_dec
+        optimizer.step()
+    with torch.no_grad():
+        W_enc /= W_enc.norm(dim=1, keepdim=True)
+    torch.testing.assert_close(ours["W_enc"][0], W_enc.detach(), atol=1e-4, rtol=1e-3)  # float32 and Adam's division
+    torch.testing.assert_close(ours["b"][0], b.detach(), atol=1e-4, rtol=1e-3)
+    norms = ours["W_dec"].norm(dim=2 if decoder == "dimension" else 1)
+    torch.testing.assert_close(norms, torch.ones_like(norms))
+
+
+def test_torch_and_float64_inputs():
+    import torch
+
+    x, positive = planted()
+    want = head_codes(x, positive, **QUICK).unique
+    np.testing.assert_array_equal(head_codes(torch.tensor(x), torch.tensor(positive), **QUICK).unique, want)
+    np.testing.assert_array_equal(head_codes(x.astype(np.float64), positive.astype(int), **QUICK).unique, want)
+
+
+def test_saved_and_loaded(tmp_path):
+    x, positive = planted()
+    scores = head_codes(x, positive, **QUICK)
+    scores.save(tmp_path / "scores")
+    np.testing.assert_array_equal(coding.HeadScores.load(tmp_path / "scores").node, scores.node)
+    assert len(scores.summary())
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    ({"outputs": np.zeros((4, 2, 2, 8), np.float32), "is_positive": [True, True, False, False]}, "4 examples.*at least 5"),
+    ({"is_positive": np.ones(60, bool)}, "all positive"), ({"is_positive": np.zeros(60, bool)}, "all negative"),
+    ({"is_positive": np.ones(59, bool)}, "labels of shape"), ({"outputs": np.zeros((60, 8), np.float32)}, "head outputs of shape"),
+    ({"outputs": np.full((60, 3, 4, 8), np.nan, np.float32)}, "NaN"), ({"n_train": 4}, "n_train=4"), ({"n_train": 60}, "held out"),
+    ({"convention": "mine"}, "convention='mine'"), ({"l1": -1}, "l1=-1"), ({"trials": 0}, "trials=0"),
+])  # fmt: skip
+def test_bad_input(change, words):
+    x, positive = planted()
+    call = {"outputs": x, "is_positive": positive} | QUICK | change
+    with pytest.raises(InputError, match=words):
+        head_codes(call.pop("outputs"), call.pop("is_positive"), **call)

@@ -1,0 +1,234 @@
+"""Is a set of heads, or of latents, enough for a behaviour, and does the behaviour need it? Faithfulness and completeness curves.
+
+1. Rank the units (heads by a method's score, latents by their effect) and keep the first k; all others carry what they carry on the
+   matched negative (or its mean).
+2. Faithfulness(k) = (m(kept) - m(none)) / (m(all) - m(none)), m the task's mean metric; 1 means that the k units are enough.
+3. Completeness(k) is the same with exactly those k patched and all others whole: what the rest can do; 0 means nothing is missing.
+4. Null: random rankings. p = (b + 1) / (n + 1) of the area under faithfulness.
+
+Everything but heads is left as it is in a curve of heads. In a curve of latents the SAE's error is a unit too: kept, or patched as the
+others are.
+
+Sources: Wang et al. 2023; Marks et al. 2024; `methods.md` section 6.10.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from workbench.circuits.latents import _site, _states
+from workbench.circuits.patching import ABLATIONS, _means, _replacements, _sides, metric_of
+from workbench.circuits.running import at_heads, batches, forward, token_ids
+from workbench.errors import InputError, fail
+from workbench.results import Result, provenance
+
+if TYPE_CHECKING:
+    from workbench.circuits.tasks import Task
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class CircuitCurve(Result):
+    """Faithfulness and completeness against the number of units.
+
+    Attributes
+    ----------
+    sizes : int array (k,)
+    faithfulness, completeness : float arrays (k,)
+    null_faithfulness : float array (n_null, k)
+        Of random rankings.
+    area : float
+        Mean of `faithfulness` over the sizes.
+    p_value : float
+        Of `area` against the random rankings, one-sided.
+    whole, none : float
+        Mean metric with nothing patched, and with every unit patched.
+    """
+
+    sizes: np.ndarray
+    faithfulness: np.ndarray
+    completeness: np.ndarray
+    null_faithfulness: np.ndarray
+    area: float
+    p_value: float
+    whole: float
+    none: float
+
+
+def head_curve(
+    model: Any,
+    task: Task,
+    scores: Any,
+    *,
+    sizes: Sequence[int] | None = None,
+    ablation: str = "resample",
+    n_null: int = 10,
+    seed: int = 0,
+    batch_size: int = 64,
+) -> CircuitCurve:
+    """Keep the best-scored heads, patch the others.
+
+    Parameters
+    ----------
+    model : TransformerBridge
+    task : Task
+    scores : float array (L, H)
+        Larger is kept first.
+    sizes : sequence of int, optional
+        How many heads are kept; by default eight sizes from 0 to all.
+    ablation : "resample", "mean" or "zero"
+    n_null, seed : int
+        Random rankings.
+    batch_size : int
+
+    Returns
+    -------
+    CircuitCurve
+
+    Raises
+    ------
+    InputError
+        For scores of another shape, or sizes that are not there.
+    """
+    values = np.asarray(scores, dtype=float)
+    layers, heads = model.cfg.n_layers, model.cfg.n_heads
+    if values.shape != (layers, heads) or not np.isfinite(values).all() or ablation not in ABLATIONS:
+        fail(InputError, f"scores {values.shape}, ablation={ablation!r}", f"finite scores ({layers}, {heads}) and one of {ABLATIONS}",
+             "pass the scores of this model's heads")  # fmt: skip
+    base, source = _sides(model, task, "noising")
+    means = _means(model, source, task.last, batch_size) if ablation == "mean" else None
+    parts = [(rows, _replacements(model, source, rows, ablation, means, task.last)) for rows in batches(len(base), batch_size)]
+
+    def measure(kept: np.ndarray) -> float:
+        import torch
+
+        patched, total = ~kept.reshape(layers, heads), 0.0
+        for rows, new in parts:
+
+            def swap(z: Any, layer: int, new: list) -> Any:
+                which = torch.as_tensor(patched[layer], device=z.device)
+                return torch.where(which[:, None], new[layer].to(z.dtype), z)
+
+            hooks = [
+                at_heads(layer, lambda z, layer=layer, new=new: swap(z, layer, new)) for layer in range(layers) if patched[layer].any()
+            ]
+            with torch.no_grad():
+                total += float(metric_of(task, forward(model, base[rows], hooks, last=task.last[rows]), rows).sum())
+        return total / len(base)
+
+    inputs = {"model": str(model.cfg.model_name), "scores": values, "positive": task.positive, "negative": task.negative}
+    return _curve(measure, values.ravel(), sizes, n_null, seed, inputs, {"task": task.name, "ablation": ablation})
+
+
+def latent_curve(
+    model: Any,
+    sae: Any,
+    task: Task,
+    scores: Any,
+    *,
+    sizes: Sequence[int] | None = None,
+    keep_error: bool = True,
+    n_null: int = 10,
+    seed: int = 0,
+    batch_size: int = 64,
+) -> CircuitCurve:
+    """Keep the latents of largest score, give all others what they are on the negative.
+
+    Parameters
+    ----------
+    model : TransformerBridge
+    sae : sae_lens.SAE
+    task : Task
+    scores : float array (F,)
+        For example `patch_latents(...).effect`.
+    sizes : sequence of int, optional
+        By default 0, 1, 2, 4, ... and all.
+    keep_error : bool
+        Whether the SAE's error stays as it is on the positive, or is patched too.
+    n_null, seed, batch_size : int
+
+    Returns
+    -------
+    CircuitCurve
+
+    Raises
+    ------
+    InputError
+        For scores of another length, or sizes that are not there.
+    MismatchError
+        When the SAE does not belong to the model.
+    """
+    import torch
+
+    hook, F = _site(model, sae), sae.W_dec.shape[0]
+    values = np.asarray(scores, dtype=float)
+    if values.shape != (F,) or not np.isfinite(values).all():
+        fail(InputError, f"scores {values.shape}", f"a finite score for each of the {F} latents", "pass patch_latents(...).effect")
+    positive, negative = token_ids(model, task.positive), token_ids(model, task.negative)
+    parts = []
+    for rows in batches(len(positive), batch_size):
+        (_, f, e, _), (_, f_neg, e_neg, _) = (_states(model, sae, ids[rows], hook, task, rows) for ids in (positive, negative))
+        parts.append((rows, f - f_neg, torch.zeros_like(e) if keep_error else e - e_neg))
+    W_dec = sae.W_dec.detach()
+
+    def measure(kept: np.ndarray) -> float:
+        total = 0.0
+        for rows, latent_change, error_change in parts:
+            out = torch.as_tensor(~kept, device=latent_change.device)
+            change = (latent_change * out) @ W_dec.to(latent_change.dtype)
+            if not kept.all():
+                change = change + error_change
+            with torch.no_grad():
+                logits = forward(model, positive[rows], [(hook, lambda x, hook, change=change: x - change)], last=task.last[rows])
+                total += float(metric_of(task, logits, rows).sum())
+        return total / len(positive)
+
+    if sizes is None:
+        sizes = sorted({0, F, *(2**power for power in range(int(np.log2(F)) + 1))})
+    inputs = {"model": str(model.cfg.model_name), "W_dec": sae.W_dec, "scores": values, "positive": task.positive}
+    return _curve(measure, values, sizes, n_null, seed, inputs, {"task": task.name, "hook": hook, "keep_error": keep_error})
+
+
+def _curve(measure: Callable[[np.ndarray], float], values: np.ndarray, sizes: Any, n_null: int, seed: int, inputs: dict, parameters: dict):
+    n = len(values)
+    sizes = np.unique(np.linspace(0, n, 8).astype(int)) if sizes is None else np.asarray(sizes, dtype=int)
+    if sizes.ndim != 1 or not len(sizes) or sizes.min() < 0 or sizes.max() > n or n_null < 1:
+        fail(
+            InputError,
+            f"sizes={sizes.tolist()}, n_null={n_null}",
+            f"numbers from 0 to {n}, and at least one random ranking",
+            "correct them",
+        )
+    whole, none = measure(np.ones(n, dtype=bool)), measure(np.zeros(n, dtype=bool))
+    if abs(whole - none) < 1e-9 * max(abs(whole), abs(none), 1e-9):
+        fail(InputError, f"a metric of {whole:.4g} with everything and with nothing", "units that matter", "use negatives that differ")
+
+    def first(order: np.ndarray, size: int) -> np.ndarray:
+        kept = np.zeros(n, dtype=bool)
+        kept[order[:size]] = True
+        return kept
+
+    def share(kept: np.ndarray) -> float:
+        return 1.0 if kept.all() else 0.0 if not kept.any() else (measure(kept) - none) / (whole - none)
+
+    order = np.argsort(-values, kind="stable")
+    rng = np.random.default_rng(seed)
+    faithful = np.array([share(first(order, size)) for size in sizes])
+    complete = np.array([share(~first(order, size)) for size in sizes])
+    draws = [rng.permutation(n) for _ in range(n_null)]
+    null = np.array([[share(first(draw, size)) for size in sizes] for draw in draws])
+    area = float(faithful.mean())
+    return CircuitCurve(
+        sizes=sizes,
+        faithfulness=faithful,
+        completeness=complete,
+        null_faithfulness=null,
+        area=area,
+        p_value=float((1 + (null.mean(1) >= area - 1e-12).sum()) / (n_null + 1)),
+        whole=whole,
+        none=none,
+        provenance=provenance(inputs, parameters | {"sizes": sizes.tolist(), "n_null": n_null}, seed=seed),
+    )

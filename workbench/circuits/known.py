@@ -1,0 +1,104 @@
+"""Which heads are known to be the circuit of a task in a model? Published lists, embedded models' lists, and the hand-made model's.
+
+1. `data/circuits/published.csv` holds the lists of papers, "standard" and, where O'Neill and Bui's data differ, "authors".
+2. `data/circuits/<model>.csv` holds what `ground_truth` found in an embedded model by exhaustive patching.
+3. The hand-made model's circuit is known by construction.
+
+Sources: `methods.md` section 7 (Wang et al. 2023; Hanna et al. 2023; Heimersheim and Janiak 2023; lists in Conmy et al. 2023's code).
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from workbench.circuits.constructed import CIRCUIT, NAME
+from workbench.errors import IntegrityError, NotFoundError, fail
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+PUBLISHED = "published"
+VARIANTS = ("standard", "authors")
+_ALIASES = {
+    "gpt2": "gpt2-small",
+    "openai-community/gpt2": "gpt2-small",
+    "NeelNanda/Attn_Only_4L512W_C4_Code": "attn-only-4l",
+    "attn-only-4l-c4-code": "attn-only-4l",
+}
+
+
+def known_circuit(task: Any, model: Any, *, variant: str = "standard") -> set[tuple[int, int]]:
+    """The heads of a known circuit.
+
+    Parameters
+    ----------
+    task : Task or str
+        `"ioi"`, `"greater-than"`, `"docstring"` or `"induction"`.
+    model : TransformerBridge or str
+        Or its name: `"gpt2-small"`, `"attn-only-4l"`, an embedded model, `"constructed-induction"`.
+    variant : "standard" or "authors"
+        Published lists only: the usual one, or O'Neill and Bui's. Where theirs is the usual one both are the same.
+
+    Returns
+    -------
+    set of (layer, head)
+
+    Raises
+    ------
+    NotFoundError
+        When no circuit is known for the task, the model and the variant; the message lists those that are.
+    IntegrityError
+        For a list that cannot be read.
+    """
+    name = str(getattr(task, "name", task))
+    given = str(getattr(getattr(model, "cfg", None), "model_name", model)).rstrip("/")
+    known_as = _ALIASES.get(given, given.split("/")[-1])
+    if name == "induction" and known_as == NAME and variant == "standard":
+        return set(CIRCUIT)
+    lists = _lists()
+    found = lists[(lists["task"] == name) & (lists["model"] == known_as) & (lists["variant"] == variant)]
+    if not len(found):
+        known = [f"{t} in {m} ({v})" for t, m, v in lists[["task", "model", "variant"]].drop_duplicates().itertuples(index=False)]
+        fail(
+            NotFoundError,
+            f"no known circuit for task {name!r}, model {known_as!r}, variant {variant!r}",
+            f"one of: {', '.join([*known, f'induction in {NAME} (standard)'])}",
+            "find one by exhaustive patching: find_circuit(model, task)",
+        )
+    return set(zip(found["layer"].astype(int).tolist(), found["head"].astype(int).tolist(), strict=True))
+
+
+def known_circuits() -> pd.DataFrame:
+    """All known heads, one a row: model, task, variant, layer, head, role (where published) and source."""
+    return _lists()
+
+
+def circuits_folder() -> Path:
+    """Where circuits are kept: `$WORKBENCH_DATA/circuits`, else `data/circuits` beside the package."""
+    root = os.environ.get("WORKBENCH_DATA") or Path(__file__).resolve().parents[2] / "data"
+    return Path(root) / "circuits"
+
+
+def _lists() -> pd.DataFrame:
+    import pandas as pd
+
+    columns = ["model", "task", "variant", "layer", "head", "role", "source"]
+    tables = []
+    for file in sorted(circuits_folder().glob("*.csv")):
+        try:
+            table = pd.read_csv(file)
+            if file.stem != PUBLISHED:
+                table = table[table["in_circuit"]].drop_duplicates(["task", "layer", "head"])
+                table = table.assign(
+                    model=file.stem, variant="standard", role="", source="exhaustive patching, workbench.circuits.ground_truth"
+                )
+            tables.append(table[columns])
+        except (KeyError, ValueError, UnicodeDecodeError) as error:
+            fail(IntegrityError, f"{file} is no list of heads ({error})", f"the columns {', '.join(columns)}, or a table of ground_truth",
+                 "restore the file from git", cause=error)  # fmt: skip
+    if not tables:
+        fail(NotFoundError, f"no circuits in {circuits_folder()}", "published.csv and a table for each embedded model",
+             "work in a clone of the repository")  # fmt: skip
+    return pd.concat(tables, ignore_index=True)
