@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import sys
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -139,7 +140,7 @@ def match_latents(
     if show := progress and cost.long:
         from tqdm.auto import tqdm
 
-        tqdm.write(cost.line(*first.shape[:1], *second.shape))
+        tqdm.write(cost.line(*first.shape[:1], *second.shape), file=sys.stderr)
     a, b = Directions.of(first), Directions.of(second)
     swapped = len(first) > len(second)
     if swapped:

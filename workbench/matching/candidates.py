@@ -16,6 +16,7 @@ import dataclasses
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from workbench.matching.kernels import FREE, kernels
 TILE = (1024, 4096)  # rows and columns of a tile: 16 MB of float32, which a last-level cache holds
 _BLOCK = 4096  # rows turned to float64 at a time
 _NOTHING = np.float32(-2)  # below every cosine
+SMALL = 1 << 17  # cosines of a tile below which a second thread costs more than it saves
 _DENSE = 1 << 20  # pairs of left-over rows and columns that are matched as a whole
 
 
@@ -65,6 +67,13 @@ def rounding(width: int) -> float:
 def threads() -> int:
     """Processors this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def together(pool: ThreadPoolExecutor, calls: list[Callable[[], Any]]) -> list[Any]:
+    """The calls' results; one call is made here, several are made by the pool's threads."""
+    if len(calls) == 1:
+        return [calls[0]()]
+    return [job.result() for job in [pool.submit(call) for call in calls]]
 
 
 def split(n: int, parts: int) -> list[tuple[int, int]]:
@@ -109,24 +118,19 @@ def nearest(a: np.ndarray, b: np.ndarray, k: int, tick: Callable[[int], Any] = l
     )
     least = np.full(n, _NOTHING)
     buffer = np.empty((min(TILE[0], m), min(TILE[1], n)), np.float32)
-    run, workers = kernels(), threads()
-    with ThreadPoolExecutor(workers) as pool:
+    run = kernels()
+    with ThreadPoolExecutor(threads()) as pool:
         for row0 in range(0, m, TILE[0]):
             some = a[row0 : row0 + TILE[0]]
             for col0 in range(0, n, TILE[1]):
                 other = b[col0 : col0 + TILE[1]]
                 tile = buffer[: len(some), : len(other)]
                 np.matmul(some, other.T, out=tile)
-                jobs = [
-                    pool.submit(run.keep_rows, tile, first, last, row0, col0, found.row_values, found.row_indices)
-                    for first, last in split(len(some), workers)
-                ]
-                jobs += [
-                    pool.submit(run.keep_cols, tile, first, last, row0, col0, found.col_values, found.col_indices, least)
-                    for first, last in split(len(other), workers)
-                ]
-                for job in jobs:
-                    job.result()
+                parts = threads() if tile.size > SMALL else 1
+                heaps = found.row_values, found.row_indices
+                together(pool, [partial(run.keep_rows, tile, *piece, row0, col0, *heaps) for piece in split(len(some), parts)])
+                heaps = found.col_values, found.col_indices, least
+                together(pool, [partial(run.keep_cols, tile, *piece, row0, col0, *heaps) for piece in split(len(other), parts)])
                 tick(tile.size)
     return found
 
@@ -176,10 +180,6 @@ def cosines(a: Directions, b: Directions, rows: np.ndarray, cols: np.ndarray) ->
     run = kernels().pair_cosines
     with ThreadPoolExecutor(threads()) as pool:
         # pieces of a fraction of a second each, so that an interrupt is heard
-        jobs = [
-            pool.submit(run, a.raw, b.raw, a.norm, b.norm, rows, cols, first, last, out)
-            for first, last in split(len(rows), threads() * (1 + len(rows) // 500_000))
-        ]
-        for job in jobs:
-            job.result()
+        pieces = split(len(rows), 1 if len(rows) < SMALL // 64 else threads() * (1 + len(rows) // 500_000))
+        together(pool, [partial(run, a.raw, b.raw, a.norm, b.norm, rows, cols, *piece, out) for piece in pieces])
     return np.clip(out, -1.0, 1.0, out=out)

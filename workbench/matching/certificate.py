@@ -22,11 +22,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from workbench.matching.candidates import TILE, Directions, cosines, rounding, split, threads
+from workbench.matching.candidates import SMALL, TILE, Directions, cosines, rounding, split, threads, together
 from workbench.matching.kernels import kernels
 from workbench.matching.prices import SCALE
 
@@ -153,7 +154,7 @@ class Certificate:
                     return r[:count], c[:count]
                 room = count
 
-        parts = list(pool.map(lambda piece: listed(*piece), split(len(rows), threads())))
+        parts = together(pool, [partial(listed, *piece) for piece in split(len(rows), threads() if tile.size > SMALL else 1)])
         i, j = (sets[np.concatenate([part[index] for part in parts])] for index, sets in ((0, rows), (1, cols)))
         values = np.rint(cosines(self.a, self.b, i, j) * SCALE).astype(np.int64) if len(i) else np.empty(0, np.int64)
         beaten = values - u[i] - v[j]

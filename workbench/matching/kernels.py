@@ -16,6 +16,8 @@ from __future__ import annotations
 import functools
 from types import SimpleNamespace
 
+import numpy as np
+
 NEVER = 1 << 62  # a path length beyond all others
 FREE = -1
 
@@ -39,7 +41,7 @@ def keep_rows(tile, first, last, row0, col0, values, indices):
     for r in range(first, last):
         i = row0 + r
         least = values[i, 0]
-        shift = (i * 7919) % runs  # rows start at different columns, so that equal cosines do not all choose the first ones
+        shift = (i * 2654435761) % runs  # rows start at different columns, so that equal cosines do not all choose the first ones
         for run in range(runs):
             begin = ((run + shift) % runs) * 32
             end = min(begin + 32, width)
@@ -73,7 +75,7 @@ def keep_cols(tile, first, last, row0, col0, values, indices, least):
     k, height = values.shape[1], tile.shape[0]
     for begin in range(first, last, 32):
         end = min(begin + 32, last)
-        shift = ((col0 + begin) * 7919) % height
+        shift = ((col0 + begin) // 32 * 2654435761) % height
         for step in range(height):
             r = (step + shift) % height
             above = tile[r, begin] - least[col0 + begin]
@@ -109,7 +111,7 @@ def pair_cosines(a, b, norm_a, norm_b, rows, cols, first, last, out):
         i, j = rows[e], cols[e]
         total = 0.0
         for k in range(width):
-            total += float(a[i, k]) * float(b[j, k])
+            total += np.float64(a[i, k]) * np.float64(b[j, k])
         out[e] = total / (norm_a[i] * norm_b[j])
 
 
