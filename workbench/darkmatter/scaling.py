@@ -167,33 +167,44 @@ def scaling_law(widths: Any, fvu: Any, *, samples: Any = None, n_boot: int = 100
 
 def _fit(widths: np.ndarray, fvu: np.ndarray, *, floor: bool = True) -> np.ndarray:
     """(c, a, m) of every row of fvu (B, n)."""
-    start = np.stack([_profile(widths, fvu, np.full(len(fvu), m), floor)[0] for m in _EXPONENTS])  # (grid, B)
-    best = start.argmin(axis=0)
-    low, high = _EXPONENTS[np.maximum(best - 1, 0)], _EXPONENTS[np.minimum(best + 1, len(_EXPONENTS) - 1)]
-    for _ in range(60):  # golden section on every row at once; 0.618^60 of a bracket is rounding
-        left, right = high - _GOLDEN * (high - low), low + _GOLDEN * (high - low)
-        worse = _profile(widths, fvu, left, floor)[0] > _profile(widths, fvu, right, floor)[0]
-        low, high = np.where(worse, left, low), np.where(worse, high, right)
-    m = (low + high) / 2
-    _, c, a = _profile(widths, fvu, m, floor)
-    return np.stack([c, a, m], axis=1)
-
-
-def _profile(widths: np.ndarray, fvu: np.ndarray, m: np.ndarray, floor: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Residual sum and the best c, a >= 0 for a given m of every row."""
     # Widths relative to their geometric mean: W^-m would be tiny, and its square lost, for large m.
     middle = np.exp(np.log(widths).mean())
-    basis = (widths / middle) ** -m[:, None]  # (B, n)
-    n = len(widths)
-    sx, sxx, sy, sxy = basis.sum(1), (basis**2).sum(1), fvu.sum(1), (basis * fvu).sum(1)
+    logs = np.log(widths / middle)
+    grid = np.exp(-_EXPONENTS[:, None] * logs)  # (grid, n)
+    c, a = _level_and_slope(grid.sum(1), (grid**2).sum(1), fvu.sum(1)[:, None], fvu @ grid.T, len(widths), floor)  # (B, grid)
+    residual = (fvu**2).sum(1)[:, None] - c * fvu.sum(1)[:, None] - a * (fvu @ grid.T)  # at the best c and a of each exponent
+    best = residual.argmin(axis=1)
+    low, high = _EXPONENTS[np.maximum(best - 1, 0)], _EXPONENTS[np.minimum(best + 1, len(_EXPONENTS) - 1)]
+    left, right = high - _GOLDEN * (high - low), low + _GOLDEN * (high - low)
+    at_left, at_right = (_profile(logs, fvu, m, floor)[0] for m in (left, right))
+    for _ in range(36):  # golden section on every row at once; 0.618^36 of a bracket is 1e-8 of it, where residuals are flat to rounding
+        worse = at_left > at_right
+        low, high = np.where(worse, left, low), np.where(worse, high, right)
+        new = np.where(worse, low + _GOLDEN * (high - low), high - _GOLDEN * (high - low))
+        at_new = _profile(logs, fvu, new, floor)[0]
+        left, right = np.where(worse, right, new), np.where(worse, new, left)
+        at_left, at_right = np.where(worse, at_right, at_new), np.where(worse, at_new, at_left)
+    m = (low + high) / 2
+    _, c, a = _profile(logs, fvu, m, floor)
+    return np.stack([c, a * middle**m, m], axis=1)
+
+
+def _profile(logs: np.ndarray, fvu: np.ndarray, m: np.ndarray, floor: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Residual sum and the best c, a >= 0 for a given m of every row."""
+    basis = np.exp(-m[:, None] * logs)  # (B, n)
+    c, a = _level_and_slope(basis.sum(1), (basis**2).sum(1), fvu.sum(1), (basis * fvu).sum(1), len(logs), floor)
+    return ((fvu - c[:, None] - a[:, None] * basis) ** 2).sum(1), c, a
+
+
+def _level_and_slope(
+    sx: np.ndarray, sxx: np.ndarray, sy: np.ndarray, sxy: np.ndarray, n: int, floor: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Least squares of y on 1 and x, both coefficients >= 0, from sums over n points."""
     through_zero = np.maximum(sxy / sxx, 0.0)
-    c, a = np.zeros(len(m)), through_zero
-    if floor:
-        centred = basis - basis.mean(1, keepdims=True)
-        slope = (centred * fvu).sum(1) / np.maximum((centred**2).sum(1), np.finfo(float).tiny)
-        level = (sy - slope * sx) / n
-        inside = (slope >= 0) & (level >= 0)
-        a = np.where(inside, slope, np.where(slope < 0, 0.0, through_zero))
-        c = np.where(inside, level, np.where(slope < 0, sy / n, 0.0))
-    residual = ((fvu - c[:, None] - a[:, None] * basis) ** 2).sum(1)
-    return residual, c, a * middle**m
+    if not floor:
+        return np.zeros_like(through_zero), through_zero
+    slope = (n * sxy - sx * sy) / np.maximum(n * sxx - sx**2, np.finfo(float).tiny)
+    level = (sy - slope * sx) / n
+    inside = (slope >= 0) & (level >= 0)
+    falls = slope < 0
+    return np.where(inside, level, np.where(falls, sy / n, 0.0)), np.where(inside, slope, np.where(falls, 0.0, through_zero))
