@@ -9,16 +9,16 @@ from workbench.circuits import coding, small_sae
 from workbench.circuits.coding import head_codes
 from workbench.errors import InputError
 
-QUICK = {"n_latents": 24, "epochs": 40, "trials": 2}
+QUICK = {"n_latents": 48, "epochs": 40, "trials": 2}
 
 
 def planted(n=60, layers=3, heads=4, d=16, special=((0, 1), (2, 3)), seed=0):
-    """Outputs that differ between positives and negatives at two heads only: there a positive has one of five directions of its own."""
+    """Outputs that differ between positives and negatives at two heads only: there a positive has one of 2 d directions of its own."""
     rng = np.random.default_rng(seed)
-    x = 0.3 * rng.standard_normal((n, layers, heads, d)) + rng.standard_normal((1, layers, heads, d))
+    x = 0.1 * rng.standard_normal((n, layers, heads, d)) + rng.standard_normal((1, layers, heads, d))
     positive = np.arange(n) < n // 2
     for layer, head in special:
-        x[positive, layer, head] += 12 * np.eye(d)[rng.integers(5, size=positive.sum())]
+        x[positive, layer, head] += 12 * rng.choice([-1, 1], size=(n // 2, 1)) * np.eye(d)[rng.integers(d, size=n // 2)]
     return x.astype(np.float32), positive
 
 

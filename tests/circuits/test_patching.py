@@ -35,7 +35,7 @@ def test_exhaustive_patching_finds_exactly_the_constructed_circuit(found):
 
 
 def test_effects_of_the_circuit_are_all_of_the_behaviour(found):
-    shares = found.table.set_index(["ablation", "direction", "layer", "head"])["share"]
+    shares = found.table.set_index(["ablation", "direction", "layer", "head"])["share"].sort_index()
     assert shares["resample", "noising", 2, 5] == pytest.approx(1, abs=0.1)
     assert shares["resample", "denoising", 2, 5] == pytest.approx(1, abs=0.1)
     assert shares["mean", "noising", 0, 2] > 0.5

@@ -165,3 +165,57 @@ def test_bad_requests(tokenizer):
         tasks.task("induction", tokenizer, length=1)
     with pytest.raises(InputError, match="logits of shape"):
         tasks.task("ioi", tokenizer, n=4).metric(np.zeros((3, 7)))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_kind_of_negative_is_aligned(tokenizer, name):
+    usual = tasks.task(name, tokenizer, n=30, seed=1)
+    for kind in tasks.NEGATIVES[name]:
+        prompts = tasks.task(name, tokenizer, n=30, seed=1, negative=kind)
+        assert prompts.negative_kind == kind
+        np.testing.assert_array_equal(prompts.positive, usual.positive)
+        np.testing.assert_array_equal(prompts.last, usual.last)
+        after = ~prompts.keep
+        assert (prompts.negative[after] == prompts.pad_id).all()
+        assert (prompts.negative[:, 0] == tokenizer.bos_token_id).all()
+        assert (prompts.negative != prompts.positive).any(1).all()
+    with pytest.raises(InputError, match="negative='wrong'"):
+        tasks.task(name, tokenizer, n=3, negative="wrong")
+
+
+def test_what_the_kinds_of_negative_say(tokenizer):
+    years = tasks.task("greater-than", tokenizer, n=20, negative="range")
+    for row, other, last in zip(years.positive, years.negative, years.last, strict=True):
+        text, changed = decode(tokenizer, row, last), decode(tokenizer, other, last)
+        assert int(changed.split()[-1]) == int(text.split()[-1]) - 1
+        assert text.rsplit(" ", 1)[0] == changed.rsplit(" ", 1)[0]
+    copies = tasks.task("ioi", tokenizer, n=20, negative="copy")
+    for other, last in zip(copies.negative, copies.last, strict=True):
+        names = [token for token in other[: last + 1] if tokenizer.decode([token]) in tasks.WORD_LISTS["ioi"]["names"][0]]
+        assert len(names) == 3
+        assert len(set(names)) == 2
+    again = tasks.task("induction", tokenizer, n=10, length=6, negative="copy").negative
+    np.testing.assert_array_equal(again[:, 1:6], again[:, 7:12])
+
+
+def test_orders_templates_and_held_out_templates(tokenizer):
+    for order in ("ABBA", "BABA"):
+        assert set(tasks.task("ioi", tokenizer, n=20, order=order).group) == {order}
+    chosen = tasks.task("ioi", tokenizer, n=10, template=3)
+    assert set(chosen.template) == {3}
+    assert all(decode(tokenizer, row, last).split()[0] == "While" for row, last in zip(chosen.positive, chosen.last, strict=True))
+    assert len(set(tasks.task("ioi", tokenizer, n=60).template)) == 8
+    for name in ("greater-than", "docstring"):
+        other = tasks.task(name, tokenizer, n=20, split="held-out-templates")
+        assert set(other.template) == {0, 1}
+    with pytest.raises(InputError, match="order='AABB'"):
+        tasks.task("greater-than", tokenizer, n=2, order="AABB")
+
+
+def test_part_of_a_task(tokenizer):
+    prompts = tasks.task("greater-than", tokenizer, n=10)
+    part = prompts.take(slice(2, 5))
+    np.testing.assert_array_equal(part.positive, prompts.positive[2:5])
+    assert part.answer.shape == (3, prompts.answer.shape[1])
+    logits = np.random.default_rng(0).standard_normal((10, len(tokenizer)))
+    np.testing.assert_allclose(part.metric(logits[2:5]), prompts.metric(logits)[2:5])

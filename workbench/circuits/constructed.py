@@ -7,7 +7,7 @@
    the unembedding reads: induction.
 4. Every other head writes into unread blocks only. They attend to themselves, to the first position, everywhere, to the same token, to
    the previous token, or as an induction head does: neither a pattern of attention nor a large output makes a head part of the circuit.
-   They touch the answer only through the scale of layer norm, by about one percent.
+   They touch the answer only through the scale of layer norm, by less than one percent.
 5. Weights are written as a Hugging Face GPT-2 folder whose MLPs are zero: an attention-only transformer.
 
 Source: the two-head induction circuit of Elhage et al. 2021 and Olsson et al. 2022; the construction is ours.
@@ -34,7 +34,8 @@ TOKEN, POSITION, PREVIOUS, OUTPUT = range(4)
 UNREAD = (4, 5, 6, 7)
 KINDS = ("self", "first", "everywhere", "same token", "previous", "induction")
 _SHARPNESS = 10.0  # attention score of the right position above all others
-_UNREAD_SIZE = 0.3  # of a distractor's output, in units of a token's
+_UNREAD_SIZE = 0.5  # of a distractor's output, in units of a token's
+_BALLAST = 4.0  # size of positions, in units of a token: a steady norm, so that no head moves layer norm's scale by much
 _LOGIT = 8.0  # answer above any other token, about
 
 
@@ -108,11 +109,11 @@ def _tokenizer() -> bytes:
 
 def _weights(seed: int) -> dict[str, np.ndarray]:
     codes, rng, roles = _codes(), np.random.default_rng([seed, 1]), distractors(seed)
-    weights = {"transformer.wte.weight": _into(TOKEN, codes), "transformer.wpe.weight": _into(POSITION, codes)}
+    weights = {"transformer.wte.weight": _into(TOKEN, codes), "transformer.wpe.weight": _BALLAST * _into(POSITION, codes)}
     before = np.roll(codes, 1, axis=0)
     before[0] = 0  # the first position has no previous one
     shift = codes.T @ before / D_HEAD  # code of p -> code of p - 1
-    square = 2.0 * D_HEAD  # square norm of the stream: token and position
+    square = (1 + _BALLAST**2) * D_HEAD  # square norm of the stream: token and position
     for layer in range(N_LAYERS):
         scale = np.sqrt(D_MODEL / square)  # layer norm multiplies by this
         sharp = _SHARPNESS * np.sqrt(D_HEAD) / (D_HEAD * scale**2)  # so that a match scores _SHARPNESS
@@ -124,10 +125,10 @@ def _weights(seed: int) -> dict[str, np.ndarray]:
                      "first": (None, POSITION), "everywhere": (None, None), "induction": (TOKEN, PREVIOUS)}[kind]  # fmt: skip
             for matrix, block in zip((query, key), reads, strict=True):
                 if block is not None:
-                    matrix[head, _block(block)] = np.eye(D_HEAD)
+                    matrix[head, _block(block)] = np.eye(D_HEAD) / (_BALLAST if block == POSITION else 1)
             query[head] *= sharp
             if kind == "previous":
-                query[head, _block(POSITION)] = sharp * shift
+                query[head, _block(POSITION)] = sharp / _BALLAST * shift
             if kind == "first":
                 bias[head] = sharp * scale * codes[0]
             value[head, _block(TOKEN)] = np.eye(D_HEAD) / scale  # the token's code at its own size

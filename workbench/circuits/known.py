@@ -75,6 +75,34 @@ def known_circuits() -> pd.DataFrame:
     return _lists()
 
 
+def circuit_effects(model: Any) -> pd.DataFrame:
+    """The committed effects of every head of an embedded model, from which its circuits come.
+
+    Parameters
+    ----------
+    model : TransformerBridge or str
+
+    Returns
+    -------
+    DataFrame
+        As `GroundTruth.table`, all tasks.
+
+    Raises
+    ------
+    NotFoundError
+        For a model without a table.
+    """
+    import pandas as pd
+
+    name = str(getattr(getattr(model, "cfg", None), "model_name", model)).split("/")[-1]
+    file = circuits_folder() / f"{name}.csv"
+    if name == PUBLISHED or not file.is_file():
+        fail(NotFoundError, f"no table of effects for {name!r} in {file.parent}",
+             f"one of {[path.stem for path in file.parent.glob('*.csv') if path.stem != PUBLISHED]}",
+             "make it: python -m workbench.circuits.ground_truth MODEL")  # fmt: skip
+    return pd.read_csv(file)
+
+
 def circuits_folder() -> Path:
     """Where circuits are kept: `$WORKBENCH_DATA/circuits`, else `data/circuits` beside the package."""
     root = os.environ.get("WORKBENCH_DATA") or Path(__file__).resolve().parents[2] / "data"

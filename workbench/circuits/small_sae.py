@@ -42,7 +42,7 @@ def train_small_saes(examples: Any, *, n_latents: int, l1: float, epochs: int, g
     from torch.nn.functional import normalize
 
     trials, rows, d = examples.shape
-    sizes = {"W_enc": (n_latents, d), "b_enc": (n_latents,), "W_dec": (d, n_latents), "b": (d,)}
+    sizes = {"W_enc": (n_latents, d), "b_enc": (n_latents,), "directions": (n_latents, d), "b": (d,)}
     # One flat tensor for parameters and one for gradients: Adam is then one fused call, whatever the number of trials.
     flat = torch.zeros(trials, sum(int(np.prod(shape)) for shape in sizes.values()), device=examples.device)
     slope = torch.zeros_like(flat)
@@ -50,39 +50,46 @@ def train_small_saes(examples: Any, *, n_latents: int, l1: float, epochs: int, g
     for trial, generator in enumerate(generators):
         weights["W_enc"][trial] = torch.randn(n_latents, d, generator=generator).to(flat.device)
         weights["b_enc"][trial] = ((2 * torch.rand(n_latents, generator=generator) - 1) / d**0.5).to(flat.device)
-        weights["W_dec"][trial] = torch.randn(d, n_latents, generator=generator).to(flat.device)
+        weights["directions"][trial] = torch.randn(d, n_latents, generator=generator).T.to(flat.device)
     flat.grad = slope
     optimizer = torch.optim.Adam([flat], lr=LEARNING_RATE, fused=True)
-    W_enc, b_enc, W_dec, b = (weights[name] for name in sizes)
-    over = 2 if decoder == "dimension" else 1
-    pre = torch.empty(trials, rows, n_latents, device=flat.device)
-    error, back = torch.empty_like(examples), torch.empty_like(pre)
+    W_enc, b_enc, directions, b = (weights[name] for name in sizes)
+    over = 1 if decoder == "dimension" else 2
+    pre = torch.empty(trials, n_latents, rows, device=flat.device)
     with torch.no_grad():
         for _ in range(epochs):
             normalize(W_enc, dim=2, out=W_enc)
-            normalize(W_dec, dim=over, out=W_dec)
+            normalize(directions, dim=over, out=directions)
             centred = examples - b[:, None]
-            torch.baddbmm(b_enc[:, None], centred, W_enc.transpose(1, 2), out=pre)  # (trials, rows, F)
-            z = pre.relu_()
-            torch.baddbmm(centred, z, W_dec.transpose(1, 2), beta=-1, out=error)  # x_hat - x
+            torch.baddbmm(b_enc[:, :, None], W_enc, centred.transpose(1, 2), out=pre)  # (trials, F, rows)
+            # Latents that no row wakes have no gradient but the decoder's constraint: only the others are multiplied out.
+            awake = (pre.amax(2) > 0).to(torch.uint8)
+            count = min(n_latents, max(8, -int(-awake.sum(1).max() // 8) * 8))
+            index = awake.topk(count, dim=1).indices
+            z = torch.gather(pre, 1, index[:, :, None].expand(-1, -1, rows)).relu_()  # (trials, count, rows)
+            W = torch.gather(directions, 1, index[:, :, None].expand(-1, -1, d))
+            error = torch.baddbmm(centred, z.transpose(1, 2), W, beta=-1)  # x_hat - x, (trials, rows, d)
             error *= 2 / (rows * d)  # now the gradient of the mean squared error
-            torch.bmm(error.transpose(1, 2), z, out=gradients["W_dec"])
-            torch.bmm(error, W_dec, out=back)
+            back = torch.bmm(W, error.transpose(1, 2))
             back += l1 / rows
             back *= z > 0
-            torch.bmm(back.transpose(1, 2), centred, out=gradients["W_enc"])
-            active = back.sum(1)  # (trials, F)
-            gradients["b_enc"].copy_(active)
-            gradients["b"].copy_(error.sum(1) - torch.bmm(active[:, None], W_enc)[:, 0])
-            for name, axis in (("W_enc", 2), ("W_dec", over)):
+            active = back.sum(2)  # (trials, count)
+            slope.zero_()
+            gradients["directions"].scatter_(1, index[:, :, None].expand(-1, -1, d), torch.bmm(z, error))
+            gradients["W_enc"].scatter_(1, index[:, :, None].expand(-1, -1, d), torch.bmm(back, centred))
+            gradients["b_enc"].scatter_(1, index, active)
+            encoders = torch.gather(W_enc, 1, index[:, :, None].expand(-1, -1, d))
+            gradients["b"].copy_(error.sum(1) - torch.bmm(active[:, None], encoders)[:, 0])
+            for name, axis in (("W_enc", 2), ("directions", over)):
                 along = (gradients[name] * weights[name]).sum(axis, keepdim=True)
                 gradients[name].addcmul_(weights[name], along, value=-1)
             optimizer.step()
         normalize(W_enc, dim=2, out=W_enc)
-        normalize(W_dec, dim=over, out=W_dec)
-        codes = activations(examples, weights)
-        residual = torch.bmm(codes, W_dec.transpose(1, 2)) + b[:, None] - examples
-        return weights | {"mse": residual.square().mean((1, 2)), "l0": (codes > 0).sum(2).float().mean(1)}
+        normalize(directions, dim=over, out=directions)
+        trained = {"W_enc": W_enc, "b_enc": b_enc, "W_dec": directions.transpose(1, 2), "b": b}
+        codes = activations(examples, trained)
+        residual = torch.bmm(codes, directions) + b[:, None] - examples
+        return trained | {"mse": residual.square().mean((1, 2)), "l0": (codes > 0).sum(2).float().mean(1)}
 
 
 def activations(x: Any, weights: dict) -> Any:

@@ -1,0 +1,244 @@
+"""Which method finds the circuit, and what does the circuit look like? ROC curves, AUC bars with the spread of random scores, sweeps.
+
+Every function takes results of `workbench.circuits` and returns a plotly Figure; nothing is computed here. Diagrams of circuits are in
+`circuit_diagrams`, settings and curves in `circuit_sweeps`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from workbench.figures.circuit_sweeps import panels
+from workbench.figures.theme import FAINT, INK, OKABE_ITO, SEQUENTIAL, SYMBOLS, template
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import plotly.graph_objects as go
+
+    from workbench.circuits.coding import HeadScores
+    from workbench.circuits.evaluation import ROC
+
+_DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
+
+
+def roc_curves(curves: Mapping[str, Mapping[str, ROC]], *, title: str = "Heads of the circuit, found by each method") -> go.Figure:
+    """One panel a task, one curve a method.
+
+    Parameters
+    ----------
+    curves : mapping of task to mapping of method to ROC
+    title : str
+    """
+    import plotly.graph_objects as go
+
+    figure, places = panels(list(curves), 4, horizontal_spacing=0.06)
+    methods = list(dict.fromkeys(name for of_task in curves.values() for name in of_task))
+    for (_, of_task), place in zip(curves.items(), places, strict=True):
+        figure.add_trace(
+            go.Scatter(
+                x=[0, 1], y=[0, 1], mode="lines", line={"color": FAINT, "dash": "dot"}, name="random", showlegend=place == places[0]
+            ),
+            **place,
+        )
+        for index, name in enumerate(methods):
+            if name not in of_task:
+                continue
+            found = of_task[name]
+            figure.add_trace(
+                go.Scatter(
+                    x=found.fpr,
+                    y=found.tpr,
+                    mode="lines",
+                    name=name,
+                    showlegend=place == places[0],
+                    legendgroup=name,
+                    line={"color": OKABE_ITO[index % 8], "dash": _DASHES[index % 5], "width": 2.5},
+                    hovertemplate=f"{name}: AUC {found.auc:.2f}<extra></extra>",
+                ),
+                **place,
+            )
+        figure.update_xaxes(title="false positive rate", range=[-0.02, 1.02], dtick=0.5, **place)
+        figure.update_yaxes(title="true positive rate" if place["col"] == 1 else None, range=[-0.02, 1.02], dtick=0.5, **place)
+    figure.update_layout(
+        template=template(), title=title, width=1120, height=440, margin_t=90, legend={"x": 1.01, "y": 1, "xanchor": "left"}
+    )
+    return figure
+
+
+def auc_bars(table: pd.DataFrame, *, title: str = "How well each method finds the circuit") -> go.Figure:
+    """AUC by task and method with intervals, over the band in which 95 % of random scores fall.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Rows of `compare_methods(...).table`, of one or several tasks.
+    title : str
+    """
+    import plotly.graph_objects as go
+
+    tasks, methods = list(dict.fromkeys(table["task"])), list(dict.fromkeys(table["method"]))
+    figure, places = panels(tasks, 4, horizontal_spacing=0.025, shared_yaxes=True)
+    for name, place in zip(tasks, places, strict=True):
+        rows = table[table["task"] == name].set_index("method").reindex([method for method in methods if method in set(table["method"])])
+        figure.add_vrect(
+            x0=float(rows["null_low"].mean()), x1=float(rows["null_high"].mean()), fillcolor=FAINT, opacity=0.18, line_width=0, **place
+        )
+        figure.add_vline(x=0.5, line={"color": FAINT, "dash": "dot"}, **place)
+        colours = [
+            OKABE_ITO[0] if method.startswith("head codes") else OKABE_ITO[5] if method == "random" else OKABE_ITO[2]
+            for method in rows.index
+        ]
+        symbols = ["circle" if method.startswith("head codes") else "x" if method == "random" else "square" for method in rows.index]
+        figure.add_trace(
+            go.Scatter(
+                x=rows["auc"],
+                y=list(rows.index),
+                mode="markers",
+                showlegend=False,
+                marker={"color": colours, "symbol": symbols, "size": 10},
+                error_x={
+                    "type": "data",
+                    "symmetric": False,
+                    "array": rows["high"] - rows["auc"],
+                    "arrayminus": rows["auc"] - rows["low"],
+                    "color": INK,
+                    "thickness": 1.2,
+                },
+                customdata=rows[["p_value", "seconds"]],
+                hovertemplate="%{y}: %{x:.2f}, p = %{customdata[0]:.3f}, %{customdata[1]:.1f} s<extra></extra>",
+            ),
+            **place,
+        )
+        figure.update_xaxes(title="ROC AUC", range=[0, 1.03], dtick=0.25, **place)
+        figure.update_yaxes(autorange="reversed", **place)
+    figure.update_layout(template=template(), title=title, width=1120, height=170 + 30 * len(methods), margin_t=90)
+    return figure
+
+
+def seconds_against_auc(table: pd.DataFrame, *, title: str = "What a better AUC costs") -> go.Figure:
+    """Wall time and AUC of every method, one symbol a task.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Rows of `compare_methods(...).table`.
+    title : str
+    """
+    import plotly.graph_objects as go
+
+    rows = table[table["method"] != "random"]
+    methods, tasks = list(dict.fromkeys(rows["method"])), list(dict.fromkeys(rows["task"]))
+    figure = go.Figure()
+    for index, method in enumerate(methods):
+        chosen = rows[rows["method"] == method]
+        figure.add_scatter(
+            x=chosen["seconds"],
+            y=chosen["auc"],
+            mode="markers",
+            name=method,
+            marker={
+                "color": OKABE_ITO[index % 8],
+                "size": 11,
+                "symbol": [SYMBOLS[tasks.index(task)] + ("-open" if index >= 8 else "") for task in chosen["task"]],
+            },
+            text=chosen["task"],
+            hovertemplate=f"{method}, %{{text}}: AUC %{{y:.2f}}, %{{x:.2f}} s<extra></extra>",
+        )
+    for index, task in enumerate(tasks):
+        figure.add_scatter(
+            x=[None], y=[None], mode="markers", name=task, legend="legend2", marker={"color": INK, "symbol": SYMBOLS[index], "size": 10}
+        )
+    figure.add_hline(y=0.5, line={"color": FAINT, "dash": "dot"})
+    figure.update_xaxes(type="log", title="seconds, head outputs included", dtick=1)
+    figure.update_yaxes(title="ROC AUC", range=[0, 1.05])
+    figure.update_layout(
+        template=template(),
+        title=title,
+        width=940,
+        height=520,
+        legend={"title": {"text": "method"}, "x": 1.01, "y": 1},
+        legend2={"title": {"text": "task"}, "x": 1.01, "y": 0.02, "yanchor": "bottom"},
+    )
+    return figure
+
+
+def unique_codes(codes: HeadScores, truth: np.ndarray, *, title: str = "Codes that only positives show") -> go.Figure:
+    """Unique codes of every head, and how many pairs of codes two heads show on positives only; circuit members are framed.
+
+    Parameters
+    ----------
+    codes : HeadScores
+    truth : bool array (L, H)
+    title : str
+    """
+    import plotly.graph_objects as go
+    from plotly.subplots import make_subplots
+
+    figure = make_subplots(
+        1,
+        2,
+        column_widths=[0.42, 0.58],
+        horizontal_spacing=0.16,
+        subplot_titles=["codes unique to positives, mean of trials", "pairs of codes unique to positives"],
+    )
+    layers, heads = truth.shape
+    mean = codes.unique.mean(0)
+    figure.add_trace(
+        go.Heatmap(z=mean, colorscale=SEQUENTIAL, colorbar={"x": 0.385, "title": {"text": "codes"}}, texttemplate="%{z:.1f}"), 1, 1
+    )
+    for layer, head in np.argwhere(truth).tolist():
+        figure.add_shape(
+            type="rect",
+            x0=head - 0.5,
+            x1=head + 0.5,
+            y0=layer - 0.5,
+            y1=layer + 0.5,
+            line={"color": OKABE_ITO[5], "width": 3},
+            row=1,
+            col=1,
+        )
+    names = [f"{layer}.{head}" for layer in range(layers) for head in range(heads)]
+    figure.add_trace(go.Heatmap(z=codes.pair, x=names, y=names, colorscale=SEQUENTIAL, colorbar={"title": {"text": "pairs"}}), 1, 2)
+    figure.update_xaxes(title="head", dtick=1, row=1, col=1)
+    figure.update_yaxes(title="layer", dtick=1, row=1, col=1)
+    figure.update_xaxes(title="later head", tickangle=-90, dtick=max(1, len(names) // 16), type="category", row=1, col=2)
+    figure.update_yaxes(title="earlier head", dtick=max(1, len(names) // 16), type="category", row=1, col=2)
+    figure.update_layout(template=template(), title=title, width=1120, height=520, margin_t=90)
+    return figure
+
+
+def estimate_against_exact(
+    exact: Mapping[str, np.ndarray],
+    estimate: Mapping[str, np.ndarray],
+    correlation: Mapping[str, float],
+    *,
+    title: str = "Attribution against exact patching",
+) -> go.Figure:
+    """First-order estimates against exact effects, one panel each, with the line where they are equal.
+
+    Parameters
+    ----------
+    exact, estimate : mappings of name to float array
+        In the same order of heads or latents.
+    correlation : mapping of name to Pearson's r
+    title : str
+    """
+    import plotly.graph_objects as go
+
+    figure, places = panels([f"{name}: r = {correlation[name]:.2f}" for name in exact], 4, horizontal_spacing=0.06)
+    for index, (name, place) in enumerate(zip(exact, places, strict=True)):
+        x, y = np.ravel(exact[name]), np.ravel(estimate[name])
+        ends = [float(min(x.min(), y.min())), float(max(x.max(), y.max()))]
+        figure.add_trace(
+            go.Scatter(x=ends, y=ends, mode="lines", line={"color": FAINT, "dash": "dot"}, name="equal", showlegend=not index), **place
+        )
+        figure.add_trace(
+            go.Scatter(x=x, y=y, mode="markers", showlegend=False, marker={"color": OKABE_ITO[0], "size": 7, "opacity": 0.8}), **place
+        )
+        figure.update_xaxes(title="exact effect", **place)
+        figure.update_yaxes(title="first-order estimate" if place["col"] == 1 else None, **place)
+    figure.update_layout(template=template(), title=title, width=1120, height=400, margin_t=90)
+    return figure
