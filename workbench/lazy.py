@@ -104,6 +104,7 @@ NAMES: dict[str, str] = {
     "ROC": "workbench.circuits.evaluation",
     "known_circuit": "workbench.circuits.known",
     "known_circuits": "workbench.circuits.known",
+    "circuit_effects": "workbench.circuits.known",
     "find_circuit": "workbench.circuits.ground_truth",
     "write_ground_truth": "workbench.circuits.ground_truth",
     "probe_heads": "workbench.circuits.baselines",
