@@ -53,7 +53,9 @@ def test_ours_stand_beside_the_published(survey):
     assert len(published) == 3
     assert published[0].y[13] == pytest.approx(0.48581)
     assert published[0].marker.color[11] == 70
-    assert any("not published" in (note.text or "") for note in figure.layout.annotations)
+    (note,) = (note for note in figure.layout.annotations if note.text == "not published")
+    assert note.x > 0.7  # in the last panel of the last row
+    assert note.y < 0.25
     assert not figure.layout.shapes
     seeded = figures.confound(table, table, published_numbers("geometry"), seeds=survey.table)
     bands = [shape for shape in seeded.layout.shapes if shape.y0 == pytest.approx(survey.table["alpha"].min())]

@@ -161,9 +161,9 @@ def confound(
             figure.add_trace(go.Scatter(x=rows["layer"], y=rows["value"], mode="lines+markers", showlegend=False, marker=marker,
                                         line={"color": FAINT, "width": 1}), row, 3)  # fmt: skip
         else:
-            figure.add_annotation(text="not published", x=0.5, y=0.5, xref=f"x{3 * row} domain", yref=f"y{3 * row} domain", showarrow=False)
-            figure.update_xaxes(showticklabels=False, ticks="", row=row, col=3)
-            figure.update_yaxes(showticklabels=False, ticks="", row=row, col=3)
+            # an axis without traces is not drawn and cannot be referred to: the panel's place on the page is used
+            x, y = (float(np.mean(figure.layout[f"{axis}{3 * row}"].domain)) for axis in ("xaxis", "yaxis"))
+            figure.add_annotation(text="not published", x=x, y=y, xref="paper", yref="paper", showarrow=False)
     if seeds is not None and len(seeds):
         marker = {"color": OKABE_ITO[1], "symbol": "square", "size": 13, "opacity": 0.6}
         figure.add_trace(go.Scatter(x=[None], y=[None], mode="markers", name=f"range of {len(seeds)} training seeds", marker=marker), 1, 1)

@@ -71,7 +71,7 @@ def lobe_maps(
             marker |= {"color": FAINT, "symbol": "x-thin-open"} if lobe < 0 else {"color": OKABE_ITO[lobe], "symbol": SYMBOLS[lobe]}
             figure.add_trace(
                 go.Scatter(x=x[chosen], y=y[chosen], mode="markers", marker=marker, legendgroup=str(lobe), showlegend=first,
-                           name="in no lobe" if lobe < 0 else f"lobe {lobe + 1}", hoverinfo="skip"),
+                           legendrank=1000 + lobe % 1000, name="in no lobe" if lobe < 0 else f"lobe {lobe + 1}", hoverinfo="skip"),
                 index // columns + 1,
                 index % columns + 1,
             )  # fmt: skip
@@ -132,7 +132,7 @@ def modularity_curves(
             )  # fmt: skip
     counts = sorted(table["n_lobes"].unique())
     figure.update_xaxes(type="log", title="number of lobes", tickvals=counts, ticktext=[str(count) for count in counts])
-    figure.update_yaxes(title=f"AMI with geometric lobes (up to {_SMALLEST_AMI} at the bottom)", type="log", col=1,
+    figure.update_yaxes(title=f"AMI with geometric lobes (bottom: {_SMALLEST_AMI} or less)", type="log", col=1,
                         range=[np.log10(_SMALLEST_AMI) - 0.05, 0.05], tickvals=[0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1])  # fmt: skip
     figure.update_yaxes(title="balanced accuracy, decoder row to lobe", range=[0, 1.02], col=2)
     figure.update_layout(
@@ -165,13 +165,14 @@ def null_histograms(modularity: LobeModularity, *, title: str = "Observed agains
     for column, (value, null, p_value, z, name) in enumerate(panels, 1):
         figure.add_trace(go.Histogram(x=null, nbinsx=25, marker_color=OKABE_ITO[4], name="null", showlegend=column == 1), 1, column)
         figure.add_vline(x=value, line={"color": OKABE_ITO[5], "width": 3}, row=1, col=column)
-        middle = (min(value, float(null.min())) + max(value, float(null.max()))) / 2
+        low, high = min(value, float(null.min())), max(value, float(null.max()))
+        middle, room = (low + high) / 2, 0.05 * max(high - low, 1e-9)  # room, so that the line does not hide in the frame
         figure.add_annotation(
             x=value, y=1.0, yref="y domain" if column == 1 else "y2 domain", xref="x" if column == 1 else "x2", showarrow=False,
             xanchor="right" if value > middle else "left", text=f" observed {value:.3f} <br> {z:+.1f} sd, p = {p_value:.3g} ",
             font={"size": SMALLEST_FONT, "color": OKABE_ITO[5]}, yanchor="top",
         )  # fmt: skip
-        figure.update_xaxes(title=name, row=1, col=column)
+        figure.update_xaxes(title=name, range=[low - room, high + room], row=1, col=column)
     figure.update_yaxes(title="null repetitions")
     figure.update_layout(template=template(), title=title, width=960, height=400, showlegend=False, bargap=0.05)
     return figure
