@@ -41,7 +41,7 @@ found = match_latents(A, B, exact=exact)
 seconds = time.perf_counter() - start
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 told = {"seconds": seconds, "floor": floor, "peak": peak / 2**20, "inputs": inputs / 2**20}
-for name in ("total", "gap", "rounds", "n_candidates", "checked", "seconds_candidates", "seconds_solving", "seconds_checking", "estimated_bytes"):
+for name in "total gap rounds n_candidates checked seconds_candidates seconds_solving seconds_checking estimated_bytes".split():
     told[name] = getattr(found, name)
 if dense:
     from scipy.optimize import linear_sum_assignment

@@ -142,6 +142,12 @@ def match_latents(
 
         tqdm.write(cost.line(*first.shape[:1], *second.shape), file=sys.stderr)
     a, b = Directions.of(first), Directions.of(second)
+    counts = {
+        "n_zero_rows": int(a.zero.sum()),
+        "n_zero_cols": int(b.zero.sum()),
+        "n_duplicate_rows": a.n_duplicates,
+        "n_duplicate_cols": b.n_duplicates,
+    }
     swapped = len(first) > len(second)
     if swapped:
         a, b = b, a
@@ -180,10 +186,7 @@ def match_latents(
         resolution=len(rows) * 2 * (0.5 / SCALE + (first.shape[1] + 4) * 2.0**-53),
         row_price=row_price,
         col_price=col_price,
-        n_zero_rows=int((~first.any(axis=1)).sum()),
-        n_zero_cols=int((~second.any(axis=1)).sum()),
-        n_duplicate_rows=_duplicates(first),
-        n_duplicate_cols=_duplicates(second),
+        **counts,
         n_candidates=len(problem.keys),
         rounds=rounds,
         checked=cells / (len(first) * len(second)),
@@ -262,14 +265,3 @@ def _check(first: np.ndarray, second: np.ndarray, candidates: int, tolerance: fl
         fail(InputError, f"candidates={candidates!r}", "a whole number of at least 1", "leave it out, or pass candidates=32")
     if not tolerance >= 0:
         fail(InputError, f"tolerance={tolerance!r}", "a number of at least 0", "pass tolerance=1e-4")
-
-
-def _duplicates(array: np.ndarray) -> int:
-    """Rows equal to an earlier one, by a 64-bit hash of their numbers."""
-    words = np.random.default_rng(0).integers(1, 1 << 63, size=array.shape[1], dtype=np.uint64) * np.uint64(2) + np.uint64(1)
-    hashes = np.empty(len(array), np.uint64)
-    for start in range(0, len(array), 4096):
-        part = array[start : start + 4096].astype(np.float64) + 0.0  # -0.0 is 0.0
-        bits = part.view(np.uint64)
-        hashes[start : start + 4096] = ((bits ^ (bits >> np.uint64(29))) * words).sum(axis=1, dtype=np.uint64)
-    return len(array) - len(np.unique(hashes))

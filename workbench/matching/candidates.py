@@ -23,6 +23,7 @@ import numpy as np
 
 from workbench.matching.kernels import FREE, kernels
 
+RUN = 32  # cosines that the kernels look at together
 TILE = (1024, 4096)  # rows and columns of a tile: 16 MB of float32, which a last-level cache holds
 _BLOCK = 4096  # rows turned to float64 at a time
 _NOTHING = np.float32(-2)  # below every cosine
@@ -38,6 +39,7 @@ class Directions:
     norm: np.ndarray  # (F,) float64, 1 for zero rows
     unit: np.ndarray  # (F, d) float32
     zero: np.ndarray  # (F,) bool
+    n_duplicates: int  # rows equal to an earlier one
 
     @classmethod
     def of(cls, array: np.ndarray) -> Directions:
@@ -47,6 +49,7 @@ class Directions:
         raw = np.ascontiguousarray(array)
         largest = np.maximum(raw.max(axis=1), -raw.min(axis=1)).astype(np.float64)
         zero = largest == 0
+        n_duplicates = _duplicates(raw)
         if raw.dtype == np.float64 and ((largest > 1e140) | ((largest < 1e-140) & ~zero)).any():
             raw = raw / np.where(zero, 1.0, largest)[:, None]
         norm, unit = np.ones(len(raw)), np.empty(raw.shape, np.float32)
@@ -56,7 +59,14 @@ class Directions:
             norm[part] = np.sqrt(np.einsum("fd,fd->f", exact, exact))
             norm[part][zero[part]] = 1.0
             unit[part] = exact / norm[part, None]
-        return cls(raw, norm, unit, zero)
+        return cls(raw, norm, unit, zero, n_duplicates)
+
+
+def _duplicates(raw: np.ndarray) -> int:
+    kind = np.uint32 if raw.dtype == np.float32 else np.uint64
+    hashes = np.empty(len(raw), np.uint64)
+    kernels().hash_rows(raw.view(kind), np.uint64(1 << (8 * raw.itemsize - 1)), hashes)
+    return len(raw) - len(np.unique(hashes))
 
 
 def rounding(width: int) -> float:
@@ -99,6 +109,19 @@ class Nearest:
         return rows, cols
 
 
+def tile_buffer(m: int, n: int) -> np.ndarray:
+    """Room for one tile of an m x n product; a line longer than a power of two, so that a column's numbers do not share cache lines."""
+    return np.empty((min(TILE[0], m), (-(-min(TILE[1], n) // RUN) + 1) * RUN), np.float32)
+
+
+def multiply(some: np.ndarray, others: np.ndarray, buffer: np.ndarray) -> tuple[int, int]:
+    """Products of all rows of both into the buffer's corner; what the last run has beyond them is smaller than any cosine."""
+    height, width = len(some), len(others)
+    np.matmul(some, others.T, out=buffer[:height, :width])
+    buffer[:height, width : -(-width // RUN) * RUN] = 2 * _NOTHING
+    return height, width
+
+
 def nearest(a: np.ndarray, b: np.ndarray, k: int, tick: Callable[[int], Any] = lambda cells: None) -> Nearest:
     """The k nearest of every row of a among b's and of every row of b among a's.
 
@@ -116,22 +139,19 @@ def nearest(a: np.ndarray, b: np.ndarray, k: int, tick: Callable[[int], Any] = l
         np.full((n, k_col), _NOTHING),
         np.zeros((n, k_col), np.int32),
     )
-    least = np.full(n, _NOTHING)
-    buffer = np.empty((min(TILE[0], m), min(TILE[1], n)), np.float32)
-    run = kernels()
+    least = np.full(n + RUN, _NOTHING)  # a run more than columns, since a tile's last run may reach beyond them
+    buffer, run = tile_buffer(m, n), kernels()
     with ThreadPoolExecutor(threads()) as pool:
         for row0 in range(0, m, TILE[0]):
-            some = a[row0 : row0 + TILE[0]]
             for col0 in range(0, n, TILE[1]):
-                other = b[col0 : col0 + TILE[1]]
-                tile = buffer[: len(some), : len(other)]
-                np.matmul(some, other.T, out=tile)
-                parts = threads() if tile.size > SMALL else 1
-                heaps = found.row_values, found.row_indices
-                together(pool, [partial(run.keep_rows, tile, *piece, row0, col0, *heaps) for piece in split(len(some), parts)])
-                heaps = found.col_values, found.col_indices, least
-                together(pool, [partial(run.keep_cols, tile, *piece, row0, col0, *heaps) for piece in split(len(other), parts)])
-                tick(tile.size)
+                height, width = multiply(a[row0 : row0 + TILE[0]], b[col0 : col0 + TILE[1]], buffer)
+                parts = threads() if height * width > SMALL else 1
+                arguments = row0, col0, found.row_values, found.row_indices
+                together(pool, [partial(run.keep_rows, buffer, width, *piece, *arguments) for piece in split(height, parts)])
+                arguments = row0, col0, height, found.col_values, found.col_indices, least
+                pieces = [(RUN * first, min(RUN * last, width)) for first, last in split(-(-width // RUN), parts)]
+                together(pool, [partial(run.keep_cols, buffer, width, *piece, *arguments) for piece in pieces])
+                tick(height * width)
     return found
 
 

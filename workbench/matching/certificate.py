@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from workbench.matching.candidates import SMALL, TILE, Directions, cosines, rounding, split, threads, together
+from workbench.matching.candidates import RUN, SMALL, TILE, Directions, cosines, multiply, rounding, split, threads, tile_buffer, together
 from workbench.matching.kernels import kernels
 from workbench.matching.prices import SCALE
 
@@ -84,7 +84,7 @@ class Certificate:
         all_keys, all_values, cut, cells = [keys], [values], False, 0
         plan = self._plan(u, v)
         total = sum(len(rows) * len(cols) for rows, cols in plan)
-        buffer = np.empty((min(TILE[0], len(u)), min(TILE[1], len(v))), np.float32)
+        buffer = tile_buffer(len(u), len(v))
         with ThreadPoolExecutor(threads()) as pool:
             for rows, cols in plan:
                 found = [self._of_tile(rows, cols[at : at + TILE[1]], u, v, buffer, pool) for at in range(0, len(cols), TILE[1])]
@@ -138,23 +138,23 @@ class Certificate:
         self, rows: np.ndarray, cols: np.ndarray, u: np.ndarray, v: np.ndarray, buffer: np.ndarray, pool: ThreadPoolExecutor
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(keys, values, by how much) of the violating pairs of one block of rows and one of columns."""
-        tile = buffer[: len(rows), : len(cols)]
-        np.matmul(self.a.unit[rows], self.b.unit[cols].T, out=tile)
+        height, width = multiply(self.a.unit[rows], self.b.unit[cols], buffer)
         floor, price = u[rows] / SCALE, v[cols] / SCALE
         # besides the products' error: rounding of prices and differences to float32
         floor -= self.error + 2.0**-22 * (1 + np.abs(floor) + np.abs(price).max())
-        floor, price, run = floor.astype(np.float32), price.astype(np.float32), kernels().near_pairs
+        floor, price = floor.astype(np.float32), np.pad(price, (0, -width % RUN)).astype(np.float32)
+        run = kernels().near_pairs
 
         def listed(first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
             room = 4096
             while True:
                 r, c = np.empty(room, np.int32), np.empty(room, np.int32)
-                count = run(tile, first, last, floor, price, r, c)
+                count = run(buffer, width, first, last, floor, price, r, c)
                 if count <= room:
                     return r[:count], c[:count]
                 room = count
 
-        parts = together(pool, [partial(listed, *piece) for piece in split(len(rows), threads() if tile.size > SMALL else 1)])
+        parts = together(pool, [partial(listed, *piece) for piece in split(height, threads() if height * width > SMALL else 1)])
         i, j = (sets[np.concatenate([part[index] for part in parts])] for index, sets in ((0, rows), (1, cols)))
         values = np.rint(cosines(self.a, self.b, i, j) * SCALE).astype(np.int64) if len(i) else np.empty(0, np.int64)
         beaten = values - u[i] - v[j]

@@ -1,14 +1,14 @@
 """What has to run once for each of billions of numbers? The inner loops of the matching, compiled when they are first used.
 
 1. `keep_rows`, `keep_cols`: the k largest cosines of every row and of every column of a tile, kept in heaps whose root, the smallest,
-   is the threshold a cosine has to pass; whole runs of 32 cosines that do not pass are skipped with one comparison.
+   is the threshold a cosine has to pass; runs of 32 cosines of which none passes are skipped together. `hash_rows` tells equal rows.
 2. `pair_cosines`: cosines of listed pairs in float64. `near_pairs`: the pairs of a tile that come near their two prices' sum.
 3. `bid` and `augment`: the two halves of the sparse assignment solver in whole numbers; `workbench.matching.prices` explains them.
 
 numba compiles them on first use and keeps the machine code on disk; they hold no lock, so threads can share a tile. They are plain
 Python functions here, so that importing this module imports nothing.
 
-Source: Williams 1964 (heap); Bertsekas 1988 (bidding); Jonker & Volgenant 1987 (shortest augmenting paths).
+Source: Williams 1964 (heap); Fowler, Noll & Vo 1991 (hash); Bertsekas 1988 (bidding); Jonker & Volgenant 1987 (shortest augmenting paths).
 """
 
 from __future__ import annotations
@@ -28,30 +28,33 @@ def kernels() -> SimpleNamespace:
     import numba
 
     compiled = {}
-    for function in (keep_rows, keep_cols, pair_cosines, near_pairs, greedy, bid, augment):
+    for function in (keep_rows, keep_cols, hash_rows, pair_cosines, near_pairs, greedy, bid, augment):
         # sums may be reordered (vector instructions); no kernel sees NaN or infinity
         compiled[function.__name__] = numba.njit(function, cache=True, nogil=True, fastmath=True)
     return SimpleNamespace(**compiled)
 
 
-def keep_rows(tile, first, last, row0, col0, values, indices):
-    """Offer rows first:last of `tile` to the heaps `values, indices (m, k)`; tile's corner is (row0, col0)."""
-    k, width = values.shape[1], tile.shape[1]
-    runs = (width + 31) // 32
+def keep_rows(tile, width, first, last, row0, col0, values, indices):
+    """Offer rows first:last of `tile` to the heaps `values, indices (m, k)`; the tile's corner is (row0, col0).
+
+    tile : (h, whole runs) float32 of which `width` columns count; the rest is smaller than any cosine
+    """
+    k, runs = values.shape[1], (width + 31) // 32
+    floor = np.empty(32 * runs, np.float32)
     for r in range(first, last):
-        i = row0 + r
+        i, row = row0 + r, tile[r]
         least = values[i, 0]
+        floor[:] = least
         shift = (i * 2654435761) % runs  # rows start at different columns, so that equal cosines do not all choose the first ones
         for run in range(runs):
             begin = ((run + shift) % runs) * 32
-            end = min(begin + 32, width)
-            largest = tile[r, begin]
-            for c in range(begin, end):
-                largest = max(largest, tile[r, c])
-            if largest <= least:
+            above = np.int32(0)
+            for c in range(32):  # a fixed number and a sum: the compiler makes vector instructions of it
+                above += np.int32(row[begin + c] > floor[begin + c])
+            if above == 0:
                 continue
-            for c in range(begin, end):
-                x = tile[r, c]
+            for c in range(begin, min(begin + 32, width)):
+                x = row[c]
                 if x > least:
                     at = 0
                     while True:
@@ -70,38 +73,52 @@ def keep_rows(tile, first, last, row0, col0, values, indices):
                     least = values[i, 0]
 
 
-def keep_cols(tile, first, last, row0, col0, values, indices, least):
-    """Offer columns first:last of `tile` to the heaps `values, indices (n, k)`; `least (n,)` are the heaps' roots."""
-    k, height = values.shape[1], tile.shape[0]
-    for begin in range(first, last, 32):
-        end = min(begin + 32, last)
-        shift = ((col0 + begin) // 32 * 2654435761) % height
+def keep_cols(tile, width, first, last, row0, col0, height, values, indices, least):
+    """Offer columns first:last of `tile` to the heaps `values, indices (n, k)`; `least` (n and a run more) are the heaps' roots."""
+    k = values.shape[1]
+    for group in range(first, last, 128):
+        shift = ((col0 + group) // 128 * 2654435761) % height
         for step in range(height):
             r = (step + shift) % height
-            above = tile[r, begin] - least[col0 + begin]
-            for c in range(begin, end):
-                above = max(above, tile[r, c] - least[col0 + c])
-            if above <= 0:
-                continue
-            for c in range(begin, end):
-                j = col0 + c
-                x = tile[r, c]
-                if x > least[j]:
-                    at = 0
-                    while True:
-                        child = 2 * at + 1
-                        if child >= k:
-                            break
-                        if child + 1 < k and values[j, child + 1] < values[j, child]:
-                            child += 1
-                        if values[j, child] >= x:
-                            break
-                        values[j, at] = values[j, child]
-                        indices[j, at] = indices[j, child]
-                        at = child
-                    values[j, at] = x
-                    indices[j, at] = row0 + r
-                    least[j] = values[j, 0]
+            row = tile[r]
+            for begin in range(group, min(group + 128, last), 32):
+                above = np.int32(0)
+                for c in range(32):
+                    above += np.int32(row[begin + c] > least[col0 + begin + c])
+                if above == 0:
+                    continue
+                for c in range(begin, min(begin + 32, width)):
+                    j = col0 + c
+                    x = row[c]
+                    if x > least[j]:
+                        at = 0
+                        while True:
+                            child = 2 * at + 1
+                            if child >= k:
+                                break
+                            if child + 1 < k and values[j, child + 1] < values[j, child]:
+                                child += 1
+                            if values[j, child] >= x:
+                                break
+                            values[j, at] = values[j, child]
+                            indices[j, at] = indices[j, child]
+                            at = child
+                        values[j, at] = x
+                        indices[j, at] = row0 + r
+                        least[j] = values[j, 0]
+
+
+def hash_rows(words, minus_zero, out):
+    """A 64-bit hash of every row's numbers, given as unsigned words; -0.0 counts as 0.0."""
+    for i in range(len(words)):
+        mixed = np.uint64(14695981039346656037)
+        for k in range(words.shape[1]):
+            word = np.uint64(words[i, k])
+            if word == minus_zero:
+                word = np.uint64(0)
+            mixed = (mixed ^ word) * np.uint64(1099511628211)
+            mixed ^= mixed >> np.uint64(29)
+        out[i] = mixed
 
 
 def pair_cosines(a, b, norm_a, norm_b, rows, cols, first, last, out):
@@ -115,21 +132,22 @@ def pair_cosines(a, b, norm_a, norm_b, rows, cols, first, last, out):
         out[e] = total / (norm_a[i] * norm_b[j])
 
 
-def near_pairs(tile, first, last, row_floor, col_price, out_rows, out_cols):
-    """List the pairs of rows first:last with tile - col_price > row_floor; returns their number, listed only as far as there is room."""
-    width, found = tile.shape[1], 0
-    room = len(out_rows)
+def near_pairs(tile, width, first, last, row_floor, col_price, out_rows, out_cols):
+    """List the pairs of rows first:last with tile > row_floor + col_price; returns their number, listed only as far as there is room."""
+    found, room = 0, len(out_rows)
+    floor = np.empty(len(col_price), np.float32)
     for r in range(first, last):
-        floor = row_floor[r]
+        row = tile[r]
+        for c in range(len(col_price)):
+            floor[c] = row_floor[r] + col_price[c]
         for begin in range(0, width, 32):
-            end = min(begin + 32, width)
-            largest = tile[r, begin] - col_price[begin]
-            for c in range(begin, end):
-                largest = max(largest, tile[r, c] - col_price[c])
-            if largest <= floor:
+            above = np.int32(0)
+            for c in range(32):
+                above += np.int32(row[begin + c] > floor[begin + c])
+            if above == 0:
                 continue
-            for c in range(begin, end):
-                if tile[r, c] - col_price[c] > floor:
+            for c in range(begin, min(begin + 32, width)):
+                if row[c] > floor[c]:
                     if found < room:
                         out_rows[found] = r
                         out_cols[found] = c

@@ -50,13 +50,17 @@ class SparseMatching:
 
     def add(self, keys: np.ndarray, values: np.ndarray) -> None:
         """Add pairs that are not there yet, in any order."""
+        if not len(self.keys) and (np.diff(keys) > 0).all():
+            self.keys, self.values = keys, values
+            return
         keys = np.concatenate([self.keys, keys])
         order = np.argsort(keys, kind="stable")
         self.keys, self.values = keys[order], np.concatenate([self.values, values])[order]
 
     def missing(self, keys: np.ndarray) -> np.ndarray:
         """The keys among `keys` that are not there yet, ascending, each once."""
-        keys = np.unique(keys)
+        keys = np.sort(keys)
+        keys = keys[np.diff(keys, prepend=-1) > 0]
         if not len(self.keys):
             return keys
         at = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
