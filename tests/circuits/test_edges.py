@@ -15,7 +15,7 @@ from workbench.errors import InputError
 @pytest.fixture(scope="module")
 def copied(constructed):
     """Negatives in which something else repeats: the previous tokens that the induction head looks for change too."""
-    return task("induction", constructed, n=5, length=7, negative="copy")
+    return task("induction", constructed, n=8, length=6, negative="copy")
 
 
 def pairs_of(model, n=4, length=7):

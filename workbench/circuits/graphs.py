@@ -140,11 +140,11 @@ def latent_graph(model: Any, saes: Sequence[Any], task: Task, *, row: int = 0, p
         at_end = logits[:, length - 1]
         metric = metric_of(short, at_end, slice(None)).sum()
         slopes = torch.autograd.grad(metric, [seen[hook] for hook in hooks], retain_graph=True)
-        graph.graph |= {"metric": float(metric), "answer": model.tokenizer.decode([int(np.atleast_1d(part.answer[0])[0])])}
-        probability = float(at_end[0].softmax(-1)[int(np.atleast_1d(part.answer[0])[0])])
+        graph.graph |= {"metric": float(metric.detach()), "answer": model.tokenizer.decode([int(np.atleast_1d(part.answer[0])[0])])}
+        probability = float(at_end.detach()[0].softmax(-1)[int(np.atleast_1d(part.answer[0])[0])])
         goal = ("logit", int(np.atleast_1d(part.answer[0])[0]))
         graph.add_node(goal, kind="logit", layer=max(layers) + 1, position=length - 1, latent=goal[1], activation=probability,
-                       effect=float(metric), text=graph.graph["answer"])  # fmt: skip
+                       effect=float(metric.detach()), text=graph.graph["answer"])  # fmt: skip
         chosen = [_chosen(sae, seen[hook][0], slope[0], per_layer) for sae, hook, slope in zip(saes, hooks, slopes, strict=True)]
         for depth, nodes in enumerate(chosen):
             for name, _, activation, effect in nodes:
@@ -180,8 +180,9 @@ def _chosen(sae: Any, x: Any, slope: Any, per_layer: int) -> list[tuple]:
     import torch
 
     with torch.no_grad():
-        f = sae.encode(x.detach().to(sae.dtype))
-        error = x.detach() - sae.decode(f).to(x.dtype)
+        x = x.detach()
+        f = sae.encode(x.to(sae.dtype))
+        error = x - sae.decode(f).to(x.dtype)
         f = f.to(x.dtype)
         effects = f * (slope @ sae.W_dec.detach().to(x.dtype).T)  # (length, F)
         of_errors = (error * slope).sum(1)

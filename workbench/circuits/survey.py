@@ -1,7 +1,8 @@
 """Which method finds a known circuit best, and at what cost? Every method on the same prompts, with intervals, nulls and seconds.
 
 1. Head codes (both scores, either convention), activation patching, attribution patching, EAP, EAP-IG, HISP, a linear probe, and random
-   scores are computed on one task; patching scores count by size, whatever their sign.
+   scores are computed on one task. Patching scores count by size, whatever their sign; activation and attribution patching take the larger
+   of resample and mean ablation, as the rule does by which `ground_truth` finds circuits.
 2. Each is scored against the circuit by `roc`: AUC, interval over heads, p against permuted membership. Methods with trials have the
    mean AUC of their trials.
 3. `difference` of two methods: AUC less AUC, bootstrap over heads (the same draws for both), and a permutation test that swaps the two
@@ -116,8 +117,8 @@ def compare_methods(
              for name in ("textbook", "authors") if name == "textbook" or any("authors" in method for method in methods)}  # fmt: skip
     shape = outputs.shape[1:3]
     ways = {
-        "activation patching": lambda: np.abs(patch_heads(model, few)),
-        "attribution patching": lambda: np.abs(patch_heads(model, few, method="attribution")),
+        "activation patching": lambda: _larger(model, few, "activation"),
+        "attribution patching": lambda: _larger(model, few, "attribution"),
         "EAP": lambda: patch_edges(model, few, method="eap").node,
         "EAP-IG": lambda: patch_edges(model, few, method="eap-ig").node,
         "HISP": lambda: patch_heads(model, few, method="hisp"),
@@ -148,6 +149,11 @@ def compare_methods(
         provenance=provenance({"model": str(model.cfg.model_name), "positive": task.positive, "negative": task.negative},
                               {"task": task.name, "trials": trials, "n_patch": n_patch, **settings}, seed=seed),
     )  # fmt: skip
+
+
+def _larger(model: Any, task: Task, method: str) -> np.ndarray:
+    """Size of every head's effect, of resample or mean ablation, whichever is larger."""
+    return np.maximum(*(np.abs(patch_heads(model, task, method=method, ablation=name)) for name in ("resample", "mean")))
 
 
 def auc_difference(first: Any, second: Any, truth: Any, *, n_boot: int = 1000, n_null: int = 1000, seed: int = 0) -> dict[str, float]:
@@ -195,8 +201,8 @@ def code_sweep(
     outputs: Any,
     is_positive: Any,
     truth: Any,
-    settings: Mapping[str, Sequence],
     *,
+    settings: Mapping[str, Sequence],
     trials: int = 5,
     seed: int = 0,
     convention: str = "textbook",

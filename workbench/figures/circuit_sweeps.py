@@ -163,9 +163,6 @@ def negative_kinds(
     figure, places = panels(tasks, 4, horizontal_spacing=0.04, shared_yaxes=True)
     for name, place in zip(tasks, places, strict=True):
         rows = table[table["task"] == name]
-        figure.add_hrect(
-            y0=float(rows["null_low"].mean()), y1=float(rows["null_high"].mean()), fillcolor=FAINT, opacity=0.18, line_width=0, **place
-        )
         for index, score in enumerate(("node", "edge")):
             chosen = rows[rows["score"] == score]
             figure.add_trace(
@@ -197,6 +194,15 @@ def negative_kinds(
                 ),
                 **place,
             )
+        figure.add_hrect(
+            y0=float(rows["null_low"].mean()),
+            y1=float(rows["null_high"].mean()),
+            fillcolor=FAINT,
+            opacity=0.18,
+            line_width=0,
+            layer="below",
+            **place,
+        )
         figure.add_hline(y=0.5, line={"color": FAINT, "dash": "dot"}, **place)
         figure.update_yaxes(title="ROC AUC" if place["col"] == 1 else None, range=[0, 1.05], **place)
         figure.update_xaxes(tickangle=-35, **place)

@@ -83,10 +83,6 @@ def auc_bars(table: pd.DataFrame, *, title: str = "How well each method finds th
     figure, places = panels(tasks, 4, horizontal_spacing=0.025, shared_yaxes=True)
     for name, place in zip(tasks, places, strict=True):
         rows = table[table["task"] == name].set_index("method").reindex([method for method in methods if method in set(table["method"])])
-        figure.add_vrect(
-            x0=float(rows["null_low"].mean()), x1=float(rows["null_high"].mean()), fillcolor=FAINT, opacity=0.18, line_width=0, **place
-        )
-        figure.add_vline(x=0.5, line={"color": FAINT, "dash": "dot"}, **place)
         colours = [
             OKABE_ITO[0] if method.startswith("head codes") else OKABE_ITO[5] if method == "random" else OKABE_ITO[2]
             for method in rows.index
@@ -112,6 +108,16 @@ def auc_bars(table: pd.DataFrame, *, title: str = "How well each method finds th
             ),
             **place,
         )
+        figure.add_vrect(
+            x0=float(rows["null_low"].mean()),
+            x1=float(rows["null_high"].mean()),
+            fillcolor=FAINT,
+            opacity=0.18,
+            line_width=0,
+            layer="below",
+            **place,
+        )
+        figure.add_vline(x=0.5, line={"color": FAINT, "dash": "dot"}, **place)
         figure.update_xaxes(title="ROC AUC", range=[0, 1.03], dtick=0.25, **place)
         figure.update_yaxes(autorange="reversed", **place)
     figure.update_layout(template=template(), title=title, width=1120, height=170 + 30 * len(methods), margin_t=90)
