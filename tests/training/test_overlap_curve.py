@@ -9,7 +9,7 @@ import pytest
 from workbench.errors import InputError
 from workbench.matching.overlap import seed_overlap
 from workbench.sources.saes import load_sae
-from workbench.training.overlap_curve import measure_pairs, recipe_pairs, token_pairs
+from workbench.training.overlap_curve import measure_pairs, token_pairs
 from workbench.training.saes import SAERecipe, train_sae
 
 RECIPE = SAERecipe("m", 1, k=4, width=32, tokens=40_000, batch=256)
@@ -24,8 +24,6 @@ def data(n=20_000, d=16):
 def test_pairs_differ_in_the_seed_alone():
     pairs = token_pairs(RECIPE, (10, 20), (3, 4))
     assert [(a.tokens, b.tokens, a.seed, b.seed) for a, b in pairs] == [(10, 10, 3, 4), (20, 20, 3, 4)]
-    recipes = [RECIPE, dataclasses.replace(RECIPE, k=8), dataclasses.replace(RECIPE, seed=1)]
-    assert [(a.k, a.seed, b.seed) for a, b in recipe_pairs(recipes)] == [(4, 0, 1), (8, 0, 1)]
     with pytest.raises(InputError, match="one recipe"):
         measure_pairs([(RECIPE, dataclasses.replace(RECIPE, seed=1, k=8))], None, "unused.csv")
 

@@ -96,7 +96,7 @@ def matched_cosines(overlap: SeedOverlap, *, title: str = "Cosines with the part
         add = figure.add_vline if "x" in line else figure.add_hline
         add(**line, line={"color": INK, "width": 1, "dash": "dot"}, row=1, col=2)
     figure.add_vline(x=overlap.threshold, line={"color": INK, "width": 1, "dash": "dot"}, row=1, col=1)
-    figure.update_xaxes(title="cosine with the partner", row=1, col=1)
+    figure.update_xaxes(title="cosine with the partner", range=[-0.05, 1.02], row=1, col=1)
     figure.update_yaxes(title="latents", rangemode="tozero", row=1, col=1)
     figure.update_xaxes(title="decoder cosine", row=1, col=2)
     figure.update_yaxes(title="encoder cosine", row=1, col=2)
@@ -239,18 +239,27 @@ def seed_grid(grid: OverlapGrid, *, title: str = "Every pair of SAEs") -> go.Fig
     import plotly.graph_objects as go
     from plotly.subplots import make_subplots
 
-    names, off = list(grid.names), ~np.eye(len(grid.names), dtype=bool)
+    names, off = _short(grid.names), ~np.eye(len(grid.names), dtype=bool)
     figure = make_subplots(1, 2, subplot_titles=["shared fraction", "mean matched cosine"], horizontal_spacing=0.24)
     for column, values in enumerate((grid.shared_fraction, grid.mean_cosine), 1):
         shown = np.where(off, values, np.nan)
-        text = [[f"{value:.2f}" if np.isfinite(value) else "" for value in row] for row in shown]
+        text = [[f"{value:.3f}" if np.isfinite(value) else "" for value in row] for row in shown]
         bar = {"x": 0.39 if column == 1 else 1.01, "thickness": 12, "tickfont": {"size": SMALLEST_FONT}}
         figure.add_trace(go.Heatmap(z=shown, x=names, y=names, text=text, texttemplate="%{text}", colorscale=SEQUENTIAL, colorbar=bar,
-                                    xgap=1, ygap=1, hoverongaps=False), 1, column)  # fmt: skip
+                                    zmin=0, xgap=1, ygap=1, hoverongaps=False), 1, column)  # fmt: skip
     figure.update_yaxes(autorange="reversed", showgrid=False)
     figure.update_xaxes(showgrid=False)
     figure.update_layout(template=template(), title=title, width=1060, height=440, margin_t=90)
     return figure
+
+
+def _short(names: tuple[str, ...]) -> list[str]:
+    """Names without the parts that all of them have."""
+    parts = [name.split("-") for name in names]
+    if len({len(one) for one in parts}) > 1:
+        return list(names)
+    differ = [len({one[place] for one in parts}) > 1 for place in range(len(parts[0]))]
+    return ["-".join(part for part, keep in zip(one, differ, strict=True) if keep) or "-".join(one) for one in parts]
 
 
 def firing(profile: FiringProfile, *, title: str = "How shared latents and orphans fire") -> go.Figure:

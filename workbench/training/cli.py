@@ -28,6 +28,8 @@ def add_commands(subparsers: argparse._SubParsersAction) -> None:
     curve.set_defaults(run=_overlap_curve)
     variants = train.add_parser("overlap-recipes", help="overlap of two seeds of every recipe, as data/matching/overlap_by_recipe.csv")
     variants.add_argument("names", nargs="*", help="SAE names of pylm-4l, e.g. l3-topk32-w1024-s0; all of them without")
+    variants.add_argument("--tokens", type=int, help="training tokens, instead of the recipes'")
+    variants.add_argument("--seeds", type=int, nargs=2, default=(0, 1))
     variants.add_argument("--csv", type=Path, default=Path("data/matching/overlap_by_recipe.csv"))
     variants.set_defaults(run=_overlap_recipes)
     for parser in (tokenizer, model, saes, curve, variants):
@@ -118,12 +120,13 @@ def _overlap_curve(arguments: argparse.Namespace) -> int:
 
 
 def _overlap_recipes(arguments: argparse.Namespace) -> int:
-    from workbench.training.overlap_curve import measure_pairs, recipe_pairs
+    from workbench.training.overlap_curve import measure_pairs, token_pairs
     from workbench.training.saes import embedded_recipes
 
     recipes = [recipe for recipe in embedded_recipes() if recipe.model == "pylm-4l" and recipe.seed == 0]
     chosen = [recipe for recipe in recipes if not arguments.names or recipe.name.split("/")[1] in arguments.names]
-    print(measure_pairs(recipe_pairs(chosen), _activations(arguments), arguments.csv, arguments.out).to_string(index=False))
+    pairs = [pair for recipe in chosen for pair in token_pairs(recipe, [arguments.tokens or recipe.tokens], tuple(arguments.seeds))]
+    print(measure_pairs(pairs, _activations(arguments), arguments.csv, arguments.out).to_string(index=False))
     return 0
 
 

@@ -36,11 +36,6 @@ def token_pairs(
     return [tuple(dataclasses.replace(recipe, tokens=int(count), seed=seed) for seed in (first, second)) for count in tokens]
 
 
-def recipe_pairs(recipes: Sequence[SAERecipe], seed: int = 1) -> list[tuple[SAERecipe, SAERecipe]]:
-    """Every recipe with another seed of itself."""
-    return [(recipe, dataclasses.replace(recipe, seed=seed)) for recipe in recipes if recipe.seed != seed]
-
-
 def measure_pairs(
     pairs: Sequence[tuple[SAERecipe, SAERecipe]],
     activations: Callable[[str, str], np.ndarray],
@@ -76,7 +71,7 @@ def measure_pairs(
     rows = pd.read_csv(target).to_dict("records") if target.exists() else []
     for first, second in pairs:
         if first.seed == second.seed or dataclasses.replace(first, seed=second.seed) != second:
-            fail(InputError, f"{first.name} and {second.name}", "one recipe with two seeds", "use token_pairs or recipe_pairs")
+            fail(InputError, f"{first.name} and {second.name}", "one recipe with two seeds", "use token_pairs")
         key = _key(first, second)
         if not any(all(row[name] == key[name] for name in _KEY) for row in rows):
             rows.append(key | _overlap(first, second, activations, None if zoo is None else Path(zoo)))
