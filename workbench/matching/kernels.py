@@ -30,7 +30,10 @@ def kernels() -> SimpleNamespace:
     compiled = {}
     for function in (keep_rows, keep_cols, hash_rows, pair_cosines, near_pairs, greedy, bid, augment):
         # sums may be reordered (vector instructions); no kernel sees NaN or infinity
-        compiled[function.__name__] = numba.njit(function, cache=True, nogil=True, fastmath=True)
+        try:
+            compiled[function.__name__] = numba.njit(function, cache=True, nogil=True, fastmath=True)
+        except RuntimeError:  # no folder to write to, neither beside this file nor the user's own: compiled anew in every process
+            compiled[function.__name__] = numba.njit(function, nogil=True, fastmath=True)
     return SimpleNamespace(**compiled)
 
 
