@@ -1,0 +1,130 @@
+"""What does a decomposition cost over the products it needs, in memory that does not grow with the text, and is pursuit worth batching?
+
+Run by hand: `python -m pytest tests/benchmarks/test_darkmatter.py -s`. `WORKBENCH_BENCHMARK_TOKENS` (default 200000) makes it smaller.
+Chunks of d = 768 come from a function, as they would from an SAE of 16,384 latents, whose own products are not counted on either side.
+The products are timed on some blocks, in the same process, before and after, and scaled to all tokens.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+TOKENS, D, LATENTS = int(os.environ.get("WORKBENCH_BENCHMARK_TOKENS", 200_000)), 768, 16_384
+CHUNK = 20_000
+GATES = {"ratio": 1.5, "growth_mib": 64.0, "speedup": 20.0}
+
+
+class Chunk:
+    """x and x_hat of one chunk, made when it is called; a bank of rows is mixed anew for each, so that making them costs little."""
+
+    def __init__(self, index: int, bank: np.ndarray, mixing: np.ndarray) -> None:
+        self.index, self.bank, self.mixing = index, bank, mixing
+
+    def __call__(self) -> tuple[np.ndarray, np.ndarray]:
+        x = np.roll(self.bank, 17 * self.index, axis=1) * np.float32(1 + 0.01 * (self.index % 7))
+        return x, x - self.mixing
+
+
+def peak_mib() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+def products(seconds_of: int = 3) -> float:
+    """CPU seconds of the float64 products that all tokens need: xᵀx, xᵀe and x W, timed on blocks of 8,192 rows."""
+    rng = np.random.default_rng(0)
+    x, e, W = (rng.standard_normal((n, D)) for n in (8_192, 8_192, D))
+    times = []
+    for _ in range(seconds_of):
+        start = time.process_time()
+        x.T @ x
+        x.T @ e
+        x @ W
+        times.append(time.process_time() - start)
+    return min(times) * TOKENS / len(x)
+
+
+def measure(tokens: int) -> dict[str, float]:
+    from workbench.darkmatter.decomposition import decompose_error
+
+    rng = np.random.default_rng(0)
+    bank = rng.standard_normal((CHUNK, D), dtype=np.float32) * np.linspace(3, 0.1, D, dtype=np.float32)
+    mixing = 0.3 * np.roll(bank, 1, axis=1) + 0.2 * rng.standard_normal(bank.shape, dtype=np.float32)
+    chunks = [Chunk(index, bank, mixing) for index in range(tokens // CHUNK)]
+    making = time.process_time()
+    for chunk in chunks[:2]:
+        chunk()
+    making = (time.process_time() - making) / 2 * (2 * len(chunks) + 2)  # two passes, and a look at the first
+    needed = products()
+    start, wall = time.process_time(), time.perf_counter()
+    found = decompose_error(chunks)
+    seconds, wall = time.process_time() - start - making, time.perf_counter() - wall
+    assert found.n_tokens == tokens
+    needed = min(needed, products()) * tokens / TOKENS
+    return {"seconds": seconds, "product_seconds": needed, "ratio": seconds / needed, "wall": wall, "peak_mib": peak_mib()}
+
+
+def measure_pursuit() -> dict[str, float]:
+    from workbench.darkmatter.pursuit import gradient_pursuit
+
+    rng = np.random.default_rng(0)
+    n, d, F, k = 4_096, 256, 1_024, 32
+    W = rng.standard_normal((F, d)).astype(np.float32)
+    W /= np.linalg.norm(W, axis=1, keepdims=True)
+    codes = (rng.random((n, F)) < k / F) * rng.exponential(size=(n, F)).astype(np.float32)
+    x, b, l0 = (codes @ W).astype(np.float32), np.zeros(d, np.float32), np.maximum(1, (codes > 0).sum(1))
+    gradient_pursuit(x[:256], W, b, l0[:256])
+    start = time.process_time()
+    found = gradient_pursuit(x, W, b, l0)
+    batched = (time.process_time() - start) / n
+    some = 64
+    start = time.process_time()
+    loop = np.stack([one_token(row, W, steps) for row, steps in zip(x[:some], l0[:some], strict=True)])
+    single = (time.process_time() - start) / some
+    assert np.abs(loop - found[:some].toarray()).max() < 1e-2
+    return {"batched_us": 1e6 * batched, "loop_us": 1e6 * single, "speedup": single / batched}
+
+
+def one_token(x: np.ndarray, W: np.ndarray, steps: int) -> np.ndarray:
+    w, support = np.zeros(len(W), W.dtype), np.zeros(len(W), dtype=bool)
+    for _ in range(steps):
+        r = x - w @ W
+        g = W @ r
+        if g.max() <= 0:
+            break
+        support[g.argmax()] = True
+        g = np.where(support, g, 0)
+        image = g @ W
+        w = np.maximum(0, w + g * (image @ r) / (image @ image))
+    return w
+
+
+def in_a_process(*arguments: str) -> dict[str, float]:
+    output = subprocess.run([sys.executable, __file__, *arguments], check=True, capture_output=True, text=True).stdout
+    found = json.loads(output.splitlines()[-1])
+    print(f"\n{' '.join(arguments)}: " + ", ".join(f"{key} {value:.4g}" for key, value in found.items()))
+    return found
+
+
+@pytest.mark.timeout(1800)
+def test_decomposition_costs_little_more_than_its_products_and_memory_does_not_grow():
+    few, many = (in_a_process("decompose", str(tokens)) for tokens in (max(2 * CHUNK, TOKENS // 2), TOKENS))
+    assert many["ratio"] <= GATES["ratio"]
+    per_token = 8 * 20 * (TOKENS - TOKENS // 2) / 2**20  # numbers a token that the result and its bootstrap hold: 160 bytes
+    assert many["peak_mib"] - few["peak_mib"] <= GATES["growth_mib"] + per_token
+
+
+@pytest.mark.timeout(1800)
+def test_batched_pursuit_is_much_faster_than_a_loop_over_tokens():
+    assert in_a_process("pursuit")["speedup"] >= GATES["speedup"]
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure_pursuit() if sys.argv[1] == "pursuit" else measure(int(sys.argv[2]))))
