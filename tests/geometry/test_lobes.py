@@ -288,8 +288,9 @@ def test_p_values_are_uniform_when_firing_and_direction_are_independent():
     ami, accuracy = [], []
     for repetition in range(100):
         rng = np.random.default_rng([11, repetition])
-        W_dec = rng.standard_normal((120, 8))
-        labels = rng.integers(0, 2 + repetition % 3, 120)  # lobes of firing that knows nothing of the directions
+        W_dec = rng.standard_normal((100, 8))
+        firing = rng.random((80, 100)) < rng.uniform(0.1, 0.6, 100)  # knows nothing of the directions
+        labels = find_lobes(affinity(cooccurrence(firing), "phi"), 2 + repetition % 3)
         found = lobe_modularity(W_dec, labels, n_null=99, n_random=4, seed=repetition)
         ami.append(found.ami_p_value - rng.random() / 100)  # p is uniform on 1/100 ... 1; smeared over its step it is on (0, 1)
         accuracy.append(found.accuracy_p_value - rng.random() / 5)
