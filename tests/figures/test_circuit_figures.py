@@ -46,7 +46,7 @@ def test_bars_carry_interval_and_null_band():
     assert [trace.x.tolist() for trace in figure.data] == [[0.7] * 3] * 2
     np.testing.assert_allclose(figure.data[0].error_x.array, 0.2)
     bands = [shape for shape in figure.layout.shapes if shape.type == "rect"]
-    assert [(band.x0, band.x1) for band in bands] == [(0.2, 0.8)] * 2
+    np.testing.assert_allclose([(band.x0, band.x1) for band in bands], [(0.2, 0.8)] * 2)
     costs = circuits.seconds_against_auc(TABLE)
     assert "random" not in [trace.name for trace in costs.data]
 

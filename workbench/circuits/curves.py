@@ -99,8 +99,8 @@ def head_curve(
         fail(InputError, f"scores {values.shape}, ablation={ablation!r}", f"finite scores ({layers}, {heads}) and one of {ABLATIONS}",
              "pass the scores of this model's heads")  # fmt: skip
     base, source = _sides(model, task, "noising")
-    means = _means(model, source, task.last, batch_size) if ablation == "mean" else None
-    parts = [(rows, _replacements(model, source, rows, ablation, means, task.last)) for rows in batches(len(base), batch_size)]
+    means = _means(model, task, source, batch_size) if ablation == "mean" else None
+    parts = [(rows, _replacements(model, task, source, rows, ablation, means)) for rows in batches(len(base), batch_size)]
 
     def measure(kept: np.ndarray) -> float:
         import torch

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from workbench.circuits.tasks import Task
 
 SETTINGS = (("resample", "noising"), ("mean", "noising"), ("resample", "denoising"), ("mean", "denoising"))
-N_PROMPTS, SEED = 64, 100  # prompts that decide; other seeds than any evaluation uses
+N_PROMPTS, SEED = 128, 100  # prompts that decide; other seeds than any evaluation uses
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)

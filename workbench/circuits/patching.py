@@ -1,7 +1,8 @@
 """Which heads does a behaviour need? Their outputs swapped between matched prompts, exactly or to first order.
 
 1. Noising: run a positive prompt, replace one head's output (all positions) and measure how much the task's metric falls. The
-   replacement is the head's output on the matched negative (resample), its mean over the negatives at that position (mean), or zero.
+   replacement is the head's output on the matched negative (resample), its mean over the negatives of the same template at that position
+   (mean), or zero.
 2. Denoising: run the negative and put in the head's output on the positive (or its mean over positives); how much the metric rises.
 3. Exhaustive patching does this for every head, prompt by prompt. The interval of a mean effect is a bootstrap over prompts; the null
    is the largest t of any head when the prompts' signs are random (`sign_flips`).
@@ -202,34 +203,47 @@ def metric_of(task: Any, logits: Any, rows: slice) -> Any:
     return value
 
 
-def _means(model: Any, ids: np.ndarray, last: np.ndarray, batch_size: int) -> list[Any]:
-    """Mean z of every layer at every position, over the prompts that reach it: (length, H, d_head) each."""
+def _means(model: Any, task: Any, ids: np.ndarray, batch_size: int) -> list[Any]:
+    """Mean z of every layer at every position, over the prompts of a template that reach it: (templates, length, H, d_head) each.
+
+    Means over templates of different lengths would mix up words that stand at one position by accident.
+    """
     import torch
 
-    total: list[Any] = [0.0] * model.cfg.n_layers
-    reached = np.arange(ids.shape[1]) <= last[:, None]
+    which = _template_rows(task)
+    reached, total = task.keep, [0.0] * model.cfg.n_layers
+    count = np.stack([reached[which == number].sum(0) for number in range(which.max() + 1)])  # (templates, length)
     for rows in batches(len(ids), batch_size):
         seen: dict[int, Any] = {}
         with torch.no_grad():
-            forward(model, ids[rows], catch_heads(model, seen), last=last[rows])
-        mask = torch.as_tensor(reached[rows], device=seen[0].device)[..., None, None]
+            forward(model, ids[rows], catch_heads(model, seen), last=task.last[rows])
+        share = np.eye(len(count))[which[rows]].T[:, :, None] * reached[rows]  # (templates, b, length)
+        weights = torch.as_tensor(share, device=seen[0].device)
         for layer, z in seen.items():
-            total[layer] = total[layer] + torch.where(mask, z, 0).double().sum(0)
-    count = torch.as_tensor(np.maximum(reached.sum(0), 1), device=total[0].device)[:, None, None]
-    return [layer / count for layer in total]
+            total[layer] = total[layer] + torch.einsum("tbp,bphe->tphe", weights.to(z.dtype), z)
+    number = torch.as_tensor(np.maximum(count, 1), device=total[0].device)[..., None, None]
+    return [layer / number for layer in total]
 
 
-def _replacements(model: Any, source: np.ndarray, rows: slice, ablation: str, means: list[Any] | None, last: np.ndarray) -> list[Any]:
-    """What takes the place of z at every layer for a batch: (b, length, H, d_head), or broadcast to it."""
+def _template_rows(task: Any) -> np.ndarray:
+    """The number of each prompt's template, counted from 0 without gaps."""
+    if len(task.template) != len(task.positive):
+        return np.zeros(len(task.positive), dtype=int)
+    return np.unique(task.template, return_inverse=True)[1]
+
+
+def _replacements(model: Any, task: Any, source: np.ndarray, rows: slice, ablation: str, means: list[Any] | None) -> list[Any]:
+    """What takes the place of z at every layer for a batch: (b, length, H, d_head), or a number."""
     import torch
 
     if ablation == "zero":
         return [torch.zeros((), device=model.cfg.device)] * model.cfg.n_layers
     if means is not None:
-        return [mean[None] for mean in means]
+        which = torch.as_tensor(_template_rows(task)[rows], device=means[0].device)
+        return [mean[which, : source.shape[1]] for mean in means]
     seen: dict[int, Any] = {}
     with torch.no_grad():
-        forward(model, source[rows], catch_heads(model, seen), last=last[rows])
+        forward(model, source[rows], catch_heads(model, seen), last=task.last[rows])
     return [seen[layer] for layer in range(model.cfg.n_layers)]
 
 
@@ -240,7 +254,7 @@ def _exact(model: Any, task: Any, ablation: str, direction: str, batch_size: int
     _check_options(ablation, direction)
     base, source = _sides(model, task, direction)
     sign = 1.0 if direction == "noising" else -1.0
-    means = _means(model, source, task.last, batch_size) if ablation == "mean" else None
+    means = _means(model, task, source, batch_size) if ablation == "mean" else None
     effect = np.empty((len(base), model.cfg.n_layers, model.cfg.n_heads))
     metric = np.empty((2, len(base)))
     for rows in batches(len(base), batch_size):
@@ -253,7 +267,7 @@ def _exact(model: Any, task: Any, ablation: str, direction: str, batch_size: int
             with torch.no_grad():
                 return metric_of(part, forward(model, ids, hooks, last=last), slice(None)).cpu().numpy()
 
-        new = _replacements(model, source[:, :length], rows, ablation, None if means is None else [m[:length] for m in means], task.last)
+        new = _replacements(model, task, source[:, :length], rows, ablation, means)
         run, other = value(base[rows, :length]), value(source[rows, :length])
         metric[:, rows] = (run, other) if direction == "noising" else (other, run)
         for layer in range(model.cfg.n_layers):
@@ -270,11 +284,11 @@ def _exact(model: Any, task: Any, ablation: str, direction: str, batch_size: int
 def _first_order(model: Any, task: Any, method: str, ablation: str, direction: str, batch_size: int) -> np.ndarray:
     base, source = _sides(model, task, direction)
     sign = 1.0 if direction == "noising" else -1.0
-    means = _means(model, source, task.last, batch_size) if ablation == "mean" and method == "attribution" else None
+    means = _means(model, task, source, batch_size) if ablation == "mean" and method == "attribution" else None
     scores = np.zeros((model.cfg.n_layers, model.cfg.n_heads))
     for rows in batches(len(base), batch_size):
         z = _with_gradients(model, task, base, rows)
-        new = _replacements(model, source, rows, ablation, means, task.last) if method == "attribution" else None
+        new = _replacements(model, task, source, rows, ablation, means) if method == "attribution" else None
         for layer, (value, gradient) in z.items():
             change = value if new is None else value - new[layer].to(value.dtype)  # what is taken away
             products = (change * gradient).double().sum((1, 3))  # (b, H)

@@ -17,8 +17,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 LEARNING_RATE = 1e-3
 
 
@@ -42,20 +40,19 @@ def train_small_saes(examples: Any, *, n_latents: int, l1: float, epochs: int, g
     from torch.nn.functional import normalize
 
     trials, rows, d = examples.shape
-    sizes = {"W_enc": (n_latents, d), "b_enc": (n_latents,), "directions": (n_latents, d), "b": (d,)}
-    # One flat tensor for parameters and one for gradients: Adam is then one fused call, whatever the number of trials.
-    flat = torch.zeros(trials, sum(int(np.prod(shape)) for shape in sizes.values()), device=examples.device)
-    slope = torch.zeros_like(flat)
-    weights, gradients = _views(flat, sizes), _views(slope, sizes)
+    device = examples.device
+    W_enc, directions = torch.empty(trials, n_latents, d, device=device), torch.empty(trials, n_latents, d, device=device)
+    b_enc, b = torch.empty(trials, n_latents, device=device), torch.zeros(trials, d, device=device)
     for trial, generator in enumerate(generators):
-        weights["W_enc"][trial] = torch.randn(n_latents, d, generator=generator).to(flat.device)
-        weights["b_enc"][trial] = ((2 * torch.rand(n_latents, generator=generator) - 1) / d**0.5).to(flat.device)
-        weights["directions"][trial] = torch.randn(d, n_latents, generator=generator).T.to(flat.device)
-    flat.grad = slope
-    optimizer = torch.optim.Adam([flat], lr=LEARNING_RATE, fused=True)
-    W_enc, b_enc, directions, b = (weights[name] for name in sizes)
+        W_enc[trial] = torch.randn(n_latents, d, generator=generator).to(device)
+        b_enc[trial] = ((2 * torch.rand(n_latents, generator=generator) - 1) / d**0.5).to(device)
+        directions[trial] = torch.randn(d, n_latents, generator=generator).T.to(device)
+    for parameter in (W_enc, b_enc, directions, b):
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer = torch.optim.Adam([W_enc, b_enc, directions, b], lr=LEARNING_RATE, fused=True)
     over = 1 if decoder == "dimension" else 2
-    pre = torch.empty(trials, n_latents, rows, device=flat.device)
+    pre = torch.empty(trials, n_latents, rows, device=device)
+    first = n_latents * torch.arange(trials, device=device)[:, None]  # where a trial's latents begin among those of all trials
     with torch.no_grad():
         for _ in range(epochs):
             normalize(W_enc, dim=2, out=W_enc)
@@ -65,24 +62,22 @@ def train_small_saes(examples: Any, *, n_latents: int, l1: float, epochs: int, g
             # Latents that no row wakes have no gradient but the decoder's constraint: only the others are multiplied out.
             awake = (pre.amax(2) > 0).to(torch.uint8)
             count = min(n_latents, max(8, -int(-awake.sum(1).max() // 8) * 8))
-            index = awake.topk(count, dim=1).indices
-            z = torch.gather(pre, 1, index[:, :, None].expand(-1, -1, rows)).relu_()  # (trials, count, rows)
-            W = torch.gather(directions, 1, index[:, :, None].expand(-1, -1, d))
+            index = (awake.topk(count, dim=1).indices + first).flatten()
+            z = pre.view(-1, rows)[index].relu_().view(trials, count, rows)
+            W = directions.view(-1, d)[index].view(trials, count, d)
             error = torch.baddbmm(centred, z.transpose(1, 2), W, beta=-1)  # x_hat - x, (trials, rows, d)
             error *= 2 / (rows * d)  # now the gradient of the mean squared error
             back = torch.bmm(W, error.transpose(1, 2))
             back += l1 / rows
             back *= z > 0
             active = back.sum(2)  # (trials, count)
-            slope.zero_()
-            gradients["directions"].scatter_(1, index[:, :, None].expand(-1, -1, d), torch.bmm(z, error))
-            gradients["W_enc"].scatter_(1, index[:, :, None].expand(-1, -1, d), torch.bmm(back, centred))
-            gradients["b_enc"].scatter_(1, index, active)
-            encoders = torch.gather(W_enc, 1, index[:, :, None].expand(-1, -1, d))
-            gradients["b"].copy_(error.sum(1) - torch.bmm(active[:, None], encoders)[:, 0])
-            for name, axis in (("W_enc", 2), ("directions", over)):
-                along = (gradients[name] * weights[name]).sum(axis, keepdim=True)
-                gradients[name].addcmul_(weights[name], along, value=-1)
+            for parameter, gradient in ((directions, torch.bmm(z, error)), (W_enc, torch.bmm(back, centred)), (b_enc, active)):
+                parameter.grad.zero_().view(trials * n_latents, -1).index_copy_(0, index, gradient.view(trials * count, -1))
+            encoders = W_enc.view(-1, d)[index].view(trials, count, d)
+            b.grad.copy_(error.sum(1) - torch.bmm(active[:, None], encoders)[:, 0])
+            for parameter, axis in ((W_enc, 2), (directions, over)):
+                along = (parameter.grad * parameter).sum(axis, keepdim=True)
+                parameter.grad.addcmul_(parameter, along, value=-1)
             optimizer.step()
         normalize(W_enc, dim=2, out=W_enc)
         normalize(directions, dim=over, out=directions)
@@ -98,12 +93,3 @@ def activations(x: Any, weights: dict) -> Any:
 
     x = x if x.ndim == 3 else x[None].expand(len(weights["b"]), -1, -1)
     return torch.baddbmm(weights["b_enc"][:, None], x - weights["b"][:, None], weights["W_enc"].transpose(1, 2)).relu_()
-
-
-def _views(flat: Any, sizes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
-    views, start = {}, 0
-    for name, shape in sizes.items():
-        size = int(np.prod(shape))
-        views[name] = flat[:, start : start + size].view(len(flat), *shape)
-        start += size
-    return views
