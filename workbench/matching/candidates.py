@@ -25,7 +25,7 @@ from workbench.matching.kernels import FREE, kernels
 
 RUN = 32  # cosines that the kernels look at together
 TILE = (1024, 4096)  # rows and columns of a tile: 16 MB of float32, which a last-level cache holds
-_BLOCK = 4096  # rows turned to float64 at a time
+_BLOCK = 1 << 17  # numbers turned to float64 at a time: 1 MB
 _NOTHING = np.float32(-2)  # below every cosine
 SMALL = 1 << 17  # cosines of a tile below which a second thread costs more than it saves
 _DENSE = 1 << 20  # pairs of left-over rows and columns that are matched as a whole
@@ -55,12 +55,13 @@ class Directions:
         if raw.dtype == np.float64 and ((largest > 1e140) | ((largest < 1e-140) & ~zero)).any():
             raw = raw / np.where(zero, 1.0, largest)[:, None]
         norm, unit = np.ones(len(raw)), np.empty(raw.shape, np.float32)
-        for start in range(0, len(raw), _BLOCK):
-            part = slice(start, start + _BLOCK)
+        step = max(1, _BLOCK // raw.shape[1])
+        for start in range(0, len(raw), step):
+            part = slice(start, start + step)
             exact = raw[part].astype(np.float64)
             norm[part] = np.sqrt(np.einsum("fd,fd->f", exact, exact))
             norm[part][zero[part]] = 1.0
-            unit[part] = exact / norm[part, None]
+            np.multiply(exact, 1 / norm[part, None], out=unit[part], casting="same_kind")
         return cls(raw, norm, unit, zero, n_duplicates)
 
 
