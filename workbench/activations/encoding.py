@@ -2,14 +2,15 @@
 
 1. Rows that the policy leaves out (BOS and padding, unless told otherwise) are not encoded and stay empty rows.
 2. The SAE's own `encode` runs on small batches, so that its dense (batch, F) arrays stay in the processor's cache.
-3. A TopK activation is replaced, during the call, by one that gives the same k values and their places without a dense array: the
-   k-th largest of the maxima of groups of columns is a lower bound of the k-th largest entry, so few entries need a closer look (exact).
+3. A TopK activation is replaced, during the call, by one that gives the same k values and their places without a dense array. A plain
+   TopK SAE on a CPU is encoded a batch to a core (`selection.py`).
 4. Other activations are dense and are compressed with one pass for what is not zero.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import warnings
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from workbench.activations.positions import kept
+from workbench.activations.selection import encode_topk, topk_places
 from workbench.activations.shards import CodesWriter
 from workbench.activations.store import ActivationStore
 from workbench.errors import InputError, WorkbenchWarning, fail
@@ -126,13 +128,14 @@ def _piece(run: Any, x: np.ndarray, keep: np.ndarray, batch_size: int, n_latents
 def _encoder(sae: Any, context: int) -> Iterator[Any]:
     """A generator function (x, keep, batch_size) -> (rows, values, columns, sizes) of each batch, with the SAE prepared for it."""
     import torch
-    from sae_lens.saes.topk_sae import TopK
+    from sae_lens.saes.topk_sae import TopK, TopKSAE
 
     reshaping = getattr(sae, "hook_z_reshaping_mode", False)
     if reshaping:  # the store's per-head activations are flat already
         sae.turn_off_forward_pass_hook_z_reshaping()
     activation = getattr(sae, "activation_fn", None)
     sparse = type(activation) is TopK and not any(module._forward_hooks for module in sae.modules())
+    plain = sparse and type(sae) is TopKSAE and sae.W_enc.device.type == "cpu" and sae.W_enc.dtype == torch.float32
     found: list[tuple[np.ndarray, ...]] = []
     whole_contexts = hasattr(sae, "encode_with_predictions")  # an SAE over time, whose codes depend on the earlier positions
 
@@ -160,7 +163,7 @@ def _encoder(sae: Any, context: int) -> Iterator[Any]:
     try:
         if sparse:
             activation.forward = catch  # an instance attribute hides the class's forward
-        yield run
+        yield functools.partial(encode_topk, sae, activation.k) if plain else run
     finally:
         if sparse:
             del activation.forward
@@ -176,34 +179,9 @@ def _sparse_topk(x: torch.Tensor, k: int) -> tuple[np.ndarray, np.ndarray, np.nd
         values = values.gather(1, order).float().cpu().numpy()
         fires = values > 0
         return values[fires], columns.cpu().numpy().astype(np.int32)[fires], fires.sum(axis=1)
-    dense = x.float().numpy()
-    places = np.flatnonzero(dense >= _lower_bound(x, k))  # of a boolean array, which is searched much faster than a float one
-    rows, values = places // x.shape[1], dense.reshape(-1)[places]
-    counts = np.bincount(rows, minlength=len(x))
-    if counts.max(initial=0) > k:
-        starts = np.cumsum(counts) - counts
-        padded = np.full((len(x), counts.max()), -np.inf, dtype=np.float32)
-        padded[rows, np.arange(len(rows)) - starts[rows]] = values
-        keep = values >= np.partition(padded, -k, axis=1)[:, -k][rows]
-        counts = np.bincount(rows[keep], minlength=len(x))
-        if counts.max() > k:  # equal values: the earlier columns, as many as there is room for
-            order = np.lexsort((places, -values, rows))
-            rank = np.empty(len(rows), dtype=np.int64)
-            rank[order] = np.arange(len(rows)) - starts[rows[order]]
-            keep = rank < k
-            counts = np.minimum(counts, k)
-        places, rows, values = places[keep], rows[keep], values[keep]
-    return values, (places - rows * x.shape[1]).astype(np.int32), counts
-
-
-def _lower_bound(x: torch.Tensor, k: int) -> np.ndarray:
-    """For each row a positive number (n, 1) that at least k entries reach, or every positive entry does: the k-th largest maximum of
-    groups of columns, each of which has an entry as large as its maximum."""
-    groups = min((size for size in range(k, 8 * k + 1) if x.shape[1] % size == 0), key=lambda size: abs(size - 4 * k), default=0)
-    # Group g holds columns g, g + groups, ...; numpy's partition is several times faster than torch's topk.
-    maxima = (x.view(len(x), -1, groups).amax(1) if groups else x).float().numpy()
-    bound = np.partition(maxima, -k, axis=1)[:, -k, None]
-    return np.maximum(bound, np.finfo(np.float32).smallest_subnormal)
+    x = x.float().contiguous()
+    places, counts = topk_places(x, k)
+    return x.numpy().reshape(-1)[places], (places % x.shape[1]).astype(np.int32), counts
 
 
 def _from_dense(acts: torch.Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
