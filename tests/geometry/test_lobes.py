@@ -318,6 +318,11 @@ def test_curves_hold_a_row_for_every_affinity_and_number(tmp_path):
     assert four.loc["phi", "ami_p_value"] == 1 / 21
     assert (four["n_dead"] == (lobe < 0).sum()).all()
     assert found.labels["phi/4"].shape == lobe.shape
+    again = lobe_curves(cooccurrence(firing), W_dec, (4,), kinds=["phi"], n_null=20, n_random=2, geometric=found.labels)
+    assert again.table.iloc[0].equals(four.loc[["phi"]].reset_index()[again.table.columns].iloc[0])
+    assert len(again.table) == 1
+    with pytest.raises(InputError, match=r"without the numbers \[3\]"):
+        lobe_curves(cooccurrence(firing), W_dec, (3, 4), geometric=found.labels)
     found.save(tmp_path / "curves")
     np.testing.assert_array_equal(type(found).load(tmp_path / "curves").labels["dice/2"], found.labels["dice/2"])
 

@@ -11,7 +11,7 @@ Source: Li et al. 2024 (arXiv 2410.19750), section 4, the comparison of affiniti
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -56,6 +56,7 @@ def lobe_curves(
     n_null: int = 100,
     n_random: int = 5,
     seed: int = 0,
+    geometric: Mapping[str, Any] | None = None,
 ) -> LobeCurves:
     """Lobes of every affinity and number, and how far they agree with the decoder's geometry.
 
@@ -65,17 +66,19 @@ def lobe_curves(
     W_dec : (F, d) decoder directions of the same latents
     n_lobes : sequence of int
     kinds : sequence of str
-        Affinities; `angular` is always added.
+        Affinities; `angular` is added.
     n_null : int
         Permutations for the AMI.
     n_random : int
         Random decoders for the accuracy; each costs a logistic regression for every affinity and number of lobes.
     seed : int
+    geometric : mapping of "angular/n" to (F,) lobes, optional
+        `labels` of an earlier call for the same decoder: its geometric lobes are used again, and the ceiling is not measured again.
 
     Raises
     ------
     InputError
-        When W_dec is not the decoder of the counted latents, or as `find_lobes`.
+        When W_dec is not the decoder of the counted latents, `geometric` lacks a number of lobes, or as `find_lobes`.
     """
     import pandas as pd
 
@@ -84,18 +87,24 @@ def lobe_curves(
         fail(InputError, f"{len(directions):,} decoder rows and co-occurrence of {len(cooc.counts):,} latents", "one row a latent",
              "pass the decoder of the SAE whose firing was counted")  # fmt: skip
     counts = [int(count) for count in n_lobes]
-    angular = angular_affinity(directions[cooc.alive])
-    geometric, again = (np.full((len(counts), len(directions)), -1, np.int64) for _ in range(2))
-    geometric[:, cooc.alive] = spectral_lobes(angular, counts, seed=seed)
-    again[:, cooc.alive] = spectral_lobes(angular, counts, seed=seed + 1)
+    if geometric is None:
+        angular = angular_affinity(directions[cooc.alive])
+        directed, again = (np.full((len(counts), len(directions)), -1, np.int64) for _ in range(2))
+        directed[:, cooc.alive] = spectral_lobes(angular, counts, seed=seed)
+        again[:, cooc.alive] = spectral_lobes(angular, counts, seed=seed + 1)
+    elif missing := [count for count in counts if f"angular/{count}" not in geometric]:
+        fail(InputError, f"geometric lobes without the numbers {missing}", "the lobes of every number asked for",
+             "pass `labels` of a call with these numbers")  # fmt: skip
+    else:
+        directed = [geometric[f"angular/{count}"] for count in counts]
     rows, labels = [], {}
-    for kind in (*kinds, "angular"):
+    for kind in (*kinds, *(["angular"] if geometric is None else [])):
         found = again if kind == "angular" else spectral_lobes(affinity(cooc, kind), counts, seed=seed)
         for index, count in enumerate(counts):
             result = lobe_modularity(
-                directions, found[index], geometric_labels=geometric[index], n_null=n_null, n_random=n_random, seed=seed
+                directions, found[index], geometric_labels=directed[index], n_null=n_null, n_random=n_random, seed=seed
             )
-            labels[f"{kind}/{count}"] = (geometric if kind == "angular" else found)[index]
+            labels[f"{kind}/{count}"] = (directed if kind == "angular" else found)[index]
             rows.append({"kind": kind, "n_lobes": count} | _row(result))
     parameters = {"n_lobes": counts, "kinds": list(kinds), "n_null": n_null, "n_random": n_random}
     return LobeCurves(
