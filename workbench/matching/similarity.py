@@ -99,7 +99,8 @@ def cka(X: Any, Y: Any, *, debiased: bool = False) -> float:
     InputError
         For unpaired or too few rows, or rows without variance.
     """
-    return PairedCKA(*_paired(X, Y), debiased).value()
+    pairs = PairedCKA(*_paired(X, Y), debiased)
+    return float(pairs.debiased() if debiased else pairs.value())
 
 
 def rsa(X: Any, Y: Any) -> float:
@@ -210,37 +211,50 @@ def _basis(rows: np.ndarray, variance: float, convention: str, most: int | None)
 
 
 class PairedCKA:
-    """Linear CKA of centred X and Y, also with the rows of Y in another order."""
+    """Linear CKA of centred X and Y, biased and debiased, also with the rows of Y in another order."""
 
-    def __init__(self, x: np.ndarray, y: np.ndarray, debiased: bool) -> None:
-        self.debiased, self.n = debiased, len(x)
+    def __init__(self, x: np.ndarray, y: np.ndarray, debiased: bool = True) -> None:
+        self.n = len(x)
         if debiased and self.n < 4:
             fail(InputError, f"{self.n} pairs", "at least 4 pairs for debiased CKA", "use more pairs, or debiased=False")
         # a common scale changes nothing and keeps fourth powers inside float64's range
         self.x, self.y = x / np.abs(x).max(), y / np.abs(y).max()
         self.x_square, self.y_square = np.einsum("np,np->n", self.x, self.x), np.einsum("np,np->n", self.y, self.y)
-        own = [self._dot(one, square, one, square) for one, square in ((self.x, self.x_square), (self.y, self.y_square))]
-        if min(own) <= 0:
-            fail(InputError, f"{self.n} rows whose unbiased self-similarity is {min(own):.3g}", "a positive one",
-                 "use more pairs, or debiased=False")  # fmt: skip
-        self.scale = np.sqrt(own[0]) * np.sqrt(own[1])
+        own = [(self._product(one, one), square) for one, square in ((self.x, self.x_square), (self.y, self.y_square))]
+        self.scale = np.sqrt(own[0][0]) * np.sqrt(own[1][0])
+        if debiased:
+            unbiased = [plain + self._correction(square, square) for plain, square in own]
+            if min(unbiased) <= 0:
+                fail(InputError, f"{self.n} rows whose unbiased self-similarity is {min(unbiased):.3g}", "a positive one",
+                     "use more pairs, or debiased=False")  # fmt: skip
+            self.unbiased_scale = np.sqrt(unbiased[0]) * np.sqrt(unbiased[1])
 
-    def _dot(self, x: np.ndarray, x_square: np.ndarray, y: np.ndarray, y_square: np.ndarray) -> float:
-        # ‖XᵀY‖² through the smaller of the two products
+    def _product(self, x: np.ndarray, y: np.ndarray) -> float:
+        """‖XᵀY‖² through the smaller of the two products."""
         if min(x.shape[1], y.shape[1]) <= self.n:
-            plain = float(((x.T @ y) ** 2).sum())
-        else:
-            plain = float(((x @ x.T) * (y @ y.T)).sum())
-        if not self.debiased:
-            return plain
+            return float(((x.T @ y) ** 2).sum())
+        return float(((x @ x.T) * (y @ y.T)).sum())
+
+    def _correction(self, x_square: np.ndarray, y_square: np.ndarray) -> float:
+        """What turns ‖XᵀY‖² of centred rows into a multiple of the unbiased estimate."""
         n = self.n
-        return plain - n / (n - 2.0) * float(x_square @ y_square) + x_square.sum() * y_square.sum() / ((n - 1.0) * (n - 2.0))
+        return x_square.sum() * y_square.sum() / ((n - 1.0) * (n - 2.0)) - n / (n - 2.0) * float(x_square @ y_square)
 
     def value(self, order: np.ndarray | None = None) -> float:
         """CKA."""
+        y = self.y if order is None else self.y[order]
+        return min(self._product(self.x, y) / self.scale, 1.0)
+
+    def debiased(self, order: np.ndarray | None = None) -> float:
+        """Debiased CKA."""
+        return self.both(order)[1]
+
+    def both(self, order: np.ndarray | None = None) -> tuple[float, float]:
+        """CKA and debiased CKA of one product."""
         y, square = (self.y, self.y_square) if order is None else (self.y[order], self.y_square[order])
-        value = self._dot(self.x, self.x_square, y, square) / self.scale
-        return float(min(value, 1.0))
+        plain = self._product(self.x, y)
+        unbiased = plain + self._correction(self.x_square, square)
+        return min(plain / self.scale, 1.0), min(unbiased / self.unbiased_scale, 1.0)
 
 
 class PairedRSA:
@@ -294,7 +308,8 @@ def permuted_values(statistic: Callable, x: np.ndarray, y: np.ndarray, orders: S
     if function is rsa:
         value = PairedRSA(*pair_rows(x, y, least=_LEAST_PAIRS, purpose="RSA")).value
     elif function is cka:
-        value = PairedCKA(*_paired(x, y), *settings).value
+        pairs = PairedCKA(*_paired(x, y), *settings)
+        value = pairs.debiased if settings[0] else pairs.value
     else:
         cca = PairedCCA(*_paired(x, y), *settings)
         value = cca.mean if function is svcca else cca.weighted

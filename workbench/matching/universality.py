@@ -170,15 +170,14 @@ class _Measures:
         self.authors = PairedCCA(centred_x, centred_y, 0.99, "authors")
         self.convention, kept = convention, self.authors if convention == "authors" else self.cca
         self.components = (kept.u.shape[1], kept.v.shape[1])
-        self.cka, self.debiased = PairedCKA(centred_x, centred_y, False), PairedCKA(centred_x, centred_y, True)
-        self.rsa = PairedRSA(x, y)
+        self.cka, self.rsa = PairedCKA(centred_x, centred_y), PairedRSA(x, y)
 
     def at(self, order: np.ndarray | None) -> tuple[float, ...]:
         """Values in the order of MEASURES."""
         textbook, weighted = self.cca.both(order)
         authors = self.authors.mean(order)
         mean = authors if self.convention == "authors" else textbook
-        return mean, authors, weighted, self.cka.value(order), self.debiased.value(order), self.rsa.value(order)
+        return mean, authors, weighted, *self.cka.both(order), self.rsa.value(order)
 
 
 def _draw(pool: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
