@@ -138,7 +138,9 @@ def test_written_where_known_circuit_reads(constructed, tmp_path, monkeypatch):
     monkeypatch.setenv("WORKBENCH_DATA", str(tmp_path))
     from workbench.circuits import ground_truth
 
-    monkeypatch.setattr(ground_truth, "make_task", lambda name, model, n, seed: task(name, model, n=n, seed=seed, length=8))
+    monkeypatch.setattr(
+        ground_truth, "make_task", lambda name, model, n, seed, negative: task(name, model, n=n, seed=seed, length=8, negative=negative)
+    )
     path = write_ground_truth(constructed, tasks=["induction"], n=8)
     assert path == tmp_path / "circuits" / "constructed-induction.csv"
     path.rename(path.with_stem("copied"))

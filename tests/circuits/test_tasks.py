@@ -194,6 +194,9 @@ def test_what_the_kinds_of_negative_say(tokenizer):
         names = [token for token in other[: last + 1] if tokenizer.decode([token]) in tasks.WORD_LISTS["ioi"]["names"][0]]
         assert len(names) == 3
         assert len(set(names)) == 2
+    fresh = tasks.task("ioi", tokenizer, n=20, negative="new-names")
+    for other, answer, wrong in zip(fresh.negative, fresh.answer, fresh.wrong, strict=True):
+        assert not np.isin([answer, wrong], other).any()
     again = tasks.task("induction", tokenizer, n=10, length=6, negative="copy").negative
     np.testing.assert_array_equal(again[:, 1:6], again[:, 7:12])
 

@@ -74,7 +74,7 @@ def circuit_graph(edges: EdgeScores, *, n_edges: int = 30, truth: Any = None) ->
                 graph.add_node(end, layer=layers, head=-1, score=0.0, known=False)
             else:
                 graph.add_node(end, layer=end[0], head=end[1], score=float(edges.node[end]), known=end in known)
-        share = float(weights[source, target] / edges.behaviour) if edges.behaviour else float("nan")
+        share = float(weights[source, target] / abs(edges.behaviour)) if edges.behaviour else float("nan")
         graph.add_edge(*ends, weight=float(weights[source, target]), share=share)
     return graph
 

@@ -1,10 +1,11 @@
 """Which heads are a model's circuit for a task? Exhaustive patching, both ablations, both directions, and the rule that decides.
 
-1. `exhaustive_patching` of every head, four times: resample and mean ablation, noising and denoising.
-2. A head is in the circuit if its mean effect under noising, with either ablation, is beyond the null (p <= level, corrected for the
+1. Prompts are paired with negatives that take the behaviour away from the metric (`prompts.CORRUPTION`).
+2. `exhaustive_patching` of every head, four times: resample and mean ablation, noising and denoising.
+3. A head is in the circuit if its mean effect under noising, with either ablation, is beyond the null (p <= level, corrected for the
    number of heads) and its size is at least `min_share` of the behaviour. Heads that work against the behaviour are members too, as in
    the published lists. Denoising is in the table and does not decide: of a chain of heads one restored alone shows nothing.
-3. With enough prompts a null of zero is left by effects too small to matter; this is what `min_share` is for.
+4. With enough prompts a null of zero is left by effects too small to matter; this is what `min_share` is for.
 
 `python -m workbench.circuits.ground_truth MODEL` writes `data/circuits/<model>.csv` for all tasks, from which `known_circuit` reads.
 
@@ -23,7 +24,7 @@ import numpy as np
 
 from workbench.circuits.known import circuits_folder
 from workbench.circuits.patching import exhaustive_patching
-from workbench.circuits.tasks import NEGATIVES
+from workbench.circuits.prompts import CORRUPTION
 from workbench.circuits.tasks import task as make_task
 from workbench.errors import InputError, fail
 from workbench.results import Result, provenance, write_atomically
@@ -135,8 +136,8 @@ def write_ground_truth(model: Any, *, tasks: Sequence[str] | None = None, n: int
     """
     import pandas as pd
 
-    names = list(NEGATIVES) if tasks is None else list(tasks)
-    tables = [find_circuit(model, make_task(name, model, n=n, seed=SEED)).table for name in names]
+    names = list(CORRUPTION) if tasks is None else list(tasks)
+    tables = [find_circuit(model, make_task(name, model, n=n, seed=SEED, negative=CORRUPTION[name])).table for name in names]
     target = (circuits_folder() if folder is None else Path(folder)) / f"{str(model.cfg.model_name).split('/')[-1]}.csv"
     write_atomically(target, pd.concat(tables, ignore_index=True).to_csv(index=False, float_format="%.5g").encode())
     return target

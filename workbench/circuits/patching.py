@@ -56,7 +56,7 @@ class HeadEffects(Result):
     baseline, corrupted : float
         Mean metric of the positive and of the negative prompts (both with the positive's answer).
     share : float array (L, H)
-        `mean` divided by baseline - corrupted: 1 is all of the behaviour.
+        `mean` divided by |baseline - corrupted|: 1 is all of the behaviour.
     ablation, direction : str
     """
 
@@ -167,7 +167,7 @@ def exhaustive_patching(
         p_value=p_value,
         baseline=float(positive.mean()),
         corrupted=float(negative.mean()),
-        share=mean / behaviour if behaviour else np.full_like(mean, np.nan),
+        share=mean / abs(behaviour) if behaviour else np.full_like(mean, np.nan),
         ablation=ablation,
         direction=direction,
         provenance=provenance(

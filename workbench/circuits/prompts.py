@@ -99,9 +99,13 @@ def _ioi(rng: np.random.Generator, words: dict[str, list[str]], split: str, nega
         # The negative has no repeated name: the subject's first place goes to the IO name and the IO's place to a third one.
         other = (third, io) if order == "ABBA" else (io, third)
         slots = {"PLACE": rng.choice(words["places"]), "OBJECT": rng.choice(words["objects"]), "S": subject}
+        changed = slots
+        if negative == "new-names":  # neither the answer nor the subject is said: the logit difference itself is gone
+            *new, last = rng.choice([name for name in words["names"] if name not in (io, subject)], 3, replace=False)
+            other, changed = tuple(new), slots | {"S": last}
         yield Prompt(
             template.format(A=first[0], B=first[1], **slots),
-            template.format(A=other[0], B=other[1], **slots),
+            template.format(A=other[0], B=other[1], **changed),
             (str(io),),
             (str(subject),),
             order,
@@ -183,11 +187,14 @@ WORD_LISTS: dict[str, dict[str, tuple[list[str], int]]] = {
 # The kinds of negative of each task, the usual one first. Of every kind a prompt has as many tokens as its positive:
 # "random" is random tokens, "unrelated" ordinary prose, and "copy" another positive, in which nothing is missing: a control.
 NEGATIVES: dict[str, tuple[str, ...]] = {
-    "ioi": ("abc", "random", "unrelated", "copy"),
+    "ioi": ("abc", "new-names", "random", "unrelated", "copy"),
     "greater-than": ("year", "range", "random", "unrelated", "copy"),
     "docstring": ("random-random", "random", "unrelated", "copy"),
     "induction": ("fresh", "random", "unrelated", "copy"),
 }
+# The kind that takes the behaviour away from the metric too, for patching. The usual negative of IOI still names the answer, and the
+# metric is as large on it as on the positive.
+CORRUPTION = {name: kinds[0] for name, kinds in NEGATIVES.items()} | {"ioi": "new-names"}
 UNRELATED = (
     "The river was low that summer, and the boats stayed at the wall below the mill. Nobody had painted the fence for a long time. "
     "We left the windows open at night and heard the trains far away. A cold wind came over the hills in the morning, so the children "

@@ -71,6 +71,7 @@ def compare_methods(
     *,
     trials: int = 10,
     n_patch: int | None = 32,
+    patch_task: Task | None = None,
     methods: Sequence[str] = METHODS,
     n_boot: int = 1000,
     seed: int = 0,
@@ -87,6 +88,8 @@ def compare_methods(
         Of head codes and of random scores.
     n_patch : int, optional
         Prompts that the patching methods use, the task's first ones; all of them if None. Head codes and the probe use all.
+    patch_task : Task, optional
+        The same behaviour with negatives fit for patching (`prompts.CORRUPTION`); `task` itself if not given.
     methods : sequence of str
         Some of `METHODS`.
     n_boot : int
@@ -109,7 +112,8 @@ def compare_methods(
 
     if unknown := [name for name in methods if name not in METHODS]:
         fail(NotFoundError, f"no method {unknown[0]!r}", f"some of {METHODS}", "check the spelling")
-    few = task if n_patch is None else task.take(slice(0, n_patch))
+    few = task if patch_task is None else patch_task
+    few = few if n_patch is None else few.take(slice(0, n_patch))
     start = time.perf_counter()
     outputs, is_positive = task_head_outputs(model, task)
     collected = time.perf_counter() - start

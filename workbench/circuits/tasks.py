@@ -140,9 +140,10 @@ def task(
     length : int
         Induction: number of random tokens before they repeat.
     negative : str, optional
-        Kind of negative: `"abc"` (IOI: three different names), `"year"` (greater-than: start year 01), `"range"` (greater-than: ends in an
-        earlier century), `"random-random"` (docstring), `"fresh"` (induction: nothing repeats), and for every task `"random"` tokens,
-        `"unrelated"` prose and `"copy"` (another positive). The first that applies is the default.
+        Kind of negative: `"abc"` (IOI: three different names, the answer among them), `"new-names"` (IOI: three others), `"year"`
+        (greater-than: start year 01), `"range"` (greater-than: ends in an earlier century), `"random-random"` (docstring), `"fresh"`
+        (induction: nothing repeats), and for every task `"random"` tokens, `"unrelated"` prose and `"copy"` (another positive). The first
+        of the task's kinds is the default.
     order : "ABBA" or "BABA", optional
         IOI: only prompts in which the subject comes second, or first; both if not given.
     template : int, optional

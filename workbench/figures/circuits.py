@@ -166,7 +166,7 @@ def seconds_against_auc(table: pd.DataFrame, *, title: str = "What a better AUC 
         width=940,
         height=520,
         legend={"title": {"text": "method"}, "x": 1.01, "y": 1},
-        legend2={"title": {"text": "task"}, "x": 1.01, "y": 0.02, "yanchor": "bottom"},
+        legend2={"title": {"text": "task", "font": {"size": 12}}, "font": {"size": 12}, "x": 1.01, "y": 0.02, "yanchor": "bottom"},
     )
     return figure
 
