@@ -117,8 +117,8 @@ def test_norms_baselines_components(planted, found):
         name: norm_prediction(p.x, p.x_hat, one, n_boot=3, n_null=2) for (name, one), p in zip(found.items(), planted, strict=True)
     }
     figure = norms.norm_violins(predictions)
-    assert len(figure.data) == 2
-    assert sorted(figure.data[0].y) == sorted(np.concatenate([one.r2[0] for one in predictions.values()]))
+    assert len(figure.data) == 12  # six vectors with and without an intercept
+    np.testing.assert_array_equal(figure.data[3].y, [one.r2[0, 3] for one in predictions.values()])
     ids = RNG.integers(0, 9, 2_400)
     baselines = {i: error_norm_baselines(p.x, one.error_norm, token_ids=ids, n_boot=3, n_null=2)
                  for i, (p, one) in enumerate(zip(planted, found.values(), strict=True))}  # fmt: skip

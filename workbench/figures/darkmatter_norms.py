@@ -82,24 +82,25 @@ def norm_violins(found: Mapping[str, Prediction], *, title: str = "How well x fo
     figure, first = go.Figure(), next(iter(found.values()))
     for row, name in enumerate(first.predictors):
         values = np.stack([one.r2[row] for one in found.values()])  # (SAEs, vectors)
-        figure.add_trace(
-            go.Violin(
-                x=np.tile(first.targets, len(values)),
-                y=values.ravel(),
+        for column, vector in enumerate(first.targets):
+            # a scale group of its own: else one narrow distribution would squeeze all others to lines
+            figure.add_violin(
+                x=[vector] * len(values),
+                y=values[:, column],
                 name=name,
                 legendgroup=name,
+                showlegend=column == 0,
+                scalegroup=f"{name}, {vector}",
                 side=("negative", "positive")[row],
                 points="all",
-                pointpos=(-0.35, 0.35)[row],
-                jitter=0.25,
+                pointpos=(-0.25, 0.25)[row],
+                jitter=0.12,
                 scalemode="width",
                 width=0.85,
-                spanmode="hard",
                 line={"color": OKABE_ITO[row], "width": 1.5},
-                marker={"size": 5, "symbol": SYMBOLS[row]},
+                marker={"size": 6, "symbol": SYMBOLS[row], "line": {"color": "white", "width": 0.5}},
                 meanline={"visible": True},
             )
-        )
     figure.add_hline(y=0, line={"color": FAINT, "dash": "dash", "width": 1})
     figure.update_yaxes(title="R² of the squared norm, held out")
     figure.update_xaxes(title="vector")
