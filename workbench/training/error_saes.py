@@ -14,7 +14,9 @@ Source: Engels, Riggs & Tegmark 2024 (arXiv 2410.14670), figure 8 (there judged 
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -24,11 +26,15 @@ from workbench.darkmatter.bootstrap import bootstrap, interval, sums_by_document
 from workbench.darkmatter.decomposition import ErrorDecomposition, decompose_error
 from workbench.darkmatter.downstream import reconstruct
 from workbench.darkmatter.splits import document_keys
+from workbench.errors import NotFoundError, fail
 from workbench.results import write_atomically
 from workbench.sources.corpora import corpus
 from workbench.sources.models import load_model
 from workbench.sources.saes import load_sae
 from workbench.training.saes import SAERecipe, train_sae
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 PARTS = ("linear", "nonlinear", "Gaussian as linear", "Gaussian as nonlinear")
 QUANTILES = np.linspace(0, 1, 101)
@@ -120,6 +126,36 @@ def train_error_saes(
     for name, table in (("error_saes", pd.DataFrame(measured)), ("error_saes_density", pd.concat(densities))):
         write_atomically(data / f"{name}.csv", table.to_csv(index=False, float_format="%.6g").encode())
     return data / "error_saes.csv"
+
+
+def error_sae_numbers(folder: Path | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The two tables that `train_error_saes` wrote.
+
+    Parameters
+    ----------
+    folder : path, optional
+        By default `$WORKBENCH_DATA/darkmatter`, else `data/darkmatter` beside the package.
+
+    Returns
+    -------
+    DataFrame with the columns part, sae, width, k, tokens, held_out_tokens, fvu, fvu_low, fvu_high, dead_share, l0
+    DataFrame with the columns part, quantile, density
+
+    Raises
+    ------
+    NotFoundError
+        When they are not there.
+    """
+    import pandas as pd
+
+    root = Path(os.environ.get("WORKBENCH_DATA") or Path(__file__).resolve().parents[2] / "data")
+    folder = Path(folder) if folder is not None else root / "darkmatter"
+    files = [folder / f"{name}.csv" for name in ("error_saes", "error_saes_density")]
+    for file in files:
+        if not file.is_file():
+            fail(NotFoundError, f"{file} does not exist", "the numbers of SAEs trained on the error",
+                 "restore it from git, or run: python -m workbench.training.error_saes")  # fmt: skip
+    return pd.read_csv(files[0]), pd.read_csv(files[1])
 
 
 def main() -> None:
