@@ -151,7 +151,7 @@ def dependence(table: pd.DataFrame, published: pd.DataFrame, *, title: str = "Wh
         figure.update_yaxes(tickformat=".0%", range=[-0.03, 1.05], title="share of latents" if place["col"] == 1 else None, **place)
     figure.update_layout(
         template=template(), title=title, width=1060, height=150 + 330 * -(-len(panels) // columns), margin_t=130,
-        legend={"orientation": "h", "x": 0, "y": 1.06, "yanchor": "bottom"},
+        legend={"orientation": "h", "x": 0, "y": 1.06 if len(panels) > 2 else 1.13, "yanchor": "bottom"},
     )  # fmt: skip
     return figure
 
@@ -246,7 +246,7 @@ def seed_grid(grid: OverlapGrid, *, title: str = "Every pair of SAEs") -> go.Fig
         text = [[f"{value:.3f}" if np.isfinite(value) else "" for value in row] for row in shown]
         bar = {"x": 0.39 if column == 1 else 1.01, "thickness": 12, "tickfont": {"size": SMALLEST_FONT}}
         figure.add_trace(go.Heatmap(z=shown, x=names, y=names, text=text, texttemplate="%{text}", colorscale=SEQUENTIAL, colorbar=bar,
-                                    zmin=0, xgap=1, ygap=1, hoverongaps=False), 1, column)  # fmt: skip
+                                    zmin=0, zmax=float(np.nanmax(shown)), xgap=1, ygap=1, hoverongaps=False), 1, column)  # fmt: skip
     figure.update_yaxes(autorange="reversed", showgrid=False)
     figure.update_xaxes(showgrid=False)
     figure.update_layout(template=template(), title=title, width=1060, height=440, margin_t=90)
@@ -295,7 +295,7 @@ def firing(profile: FiringProfile, *, title: str = "How shared latents and orpha
         )  # fmt: skip
     figure.update_xaxes(title="firing frequency, fifths of all latents", row=1, col=1)
     figure.update_yaxes(title="shared", tickformat=".0%", rangemode="tozero", row=1, col=1)
-    figure.update_xaxes(type="log", title="firing frequency (share of tokens)", row=1, col=2)
-    figure.update_yaxes(type="log", title="mean activation where it fires", row=1, col=2)
+    figure.update_xaxes(type="log", title="firing frequency (share of tokens)", dtick=1, exponentformat="power", row=1, col=2)
+    figure.update_yaxes(type="log", title="mean activation where it fires", dtick="D2", row=1, col=2)
     figure.update_layout(template=template(), title=title, width=1100, height=440, legend={"x": 1.02, "y": 1})
     return figure
