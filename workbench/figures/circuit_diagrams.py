@@ -163,10 +163,12 @@ def latent_diagram(graph: nx.DiGraph, *, title: str = "Latents that lead to the 
     tokens = graph.graph["prompt_tokens"]
     layers = sorted({data["layer"] for _, data in graph.nodes(data=True)})
     places, crowd = {}, {}
+    cells = [(data["layer"], data["position"]) for _, data in graph.nodes(data=True)]
+    step = min(0.17, 0.7 / max(cells.count(cell) for cell in cells))  # a stack ends below the next layer
     for node, data in sorted(graph.nodes(data=True), key=lambda item: -abs(item[1]["effect"])):
         cell = (layers.index(data["layer"]), data["position"])
         crowd[cell] = crowd.get(cell, 0) + 1
-        places[node] = (data["position"], cell[0] + 0.17 * (crowd[cell] - 1))
+        places[node] = (data["position"], cell[0] + step * (crowd[cell] - 1))
     figure = go.Figure()
     largest = max((abs(data["weight"]) for *_, data in graph.edges(data=True)), default=1.0)
     kept = [edge for edge in graph.edges(data=True) if abs(edge[2]["weight"]) > 0.03 * largest]

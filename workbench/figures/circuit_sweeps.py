@@ -140,12 +140,12 @@ def setting_map(
     )
     figure.update_xaxes(title=x, type="category")
     figure.update_yaxes(title=y, type="category")
-    figure.update_layout(template=template(), title=title, width=640, height=460)
+    figure.update_layout(template=template(), title=title, width=820, height=460)
     return figure
 
 
 def negative_kinds(
-    table: pd.DataFrame, *, published: Mapping[str, float] | None = None, title: str = "What the negatives are decides"
+    table: pd.DataFrame, *, published: Mapping[str, float] | None = None, title: str = "Head codes by kind of negative"
 ) -> go.Figure:
     """AUC by kind of negative, one panel a task.
 
@@ -234,6 +234,7 @@ def curves(
                 x=np.concatenate([x, x[::-1]]),
                 y=np.concatenate([high, low[::-1]]),
                 fill="toself",
+                mode="lines",
                 fillcolor=GRID,
                 line_width=0,
                 name="random rankings",
