@@ -129,7 +129,7 @@ def shares_of(n=4_000, seed=1):
 
 def test_shares_name_the_latents_that_are_shrunk_and_add_to_one():
     x, codes, W, decomposition = shares_of()
-    found = latent_shares(x, codes, W, decomposition)
+    found = latent_shares(x, codes, W, decomposition=decomposition)
     assert found.share.sum() + found.share_error == pytest.approx(1)
     assert found.share[0] == pytest.approx(0.25 / 0.29, abs=0.03)  # 0.5^2 and 0.2^2 of equal variances
     assert found.share[1] == pytest.approx(0.04 / 0.29, abs=0.03)
@@ -148,7 +148,7 @@ def test_absent_is_the_share_along_a_latent_that_should_have_fired():
     x = codes @ np.eye(8)
     seen = codes.copy()
     seen[:, 3] = 0  # this latent never fires in the SAE
-    found = latent_shares(x, seen, np.eye(8), decompose_error(x, seen @ np.eye(8)))
+    found = latent_shares(x, seen, np.eye(8), decomposition=decompose_error(x, seen @ np.eye(8)))
     assert found.absent.argmax() == 3
     assert found.absent[3] > 0.95
     assert found.absent_p_value[3] < 0.01
@@ -158,13 +158,13 @@ def test_absent_is_the_share_along_a_latent_that_should_have_fired():
 
 def test_shares_are_saved_and_shapes_checked(tmp_path):
     x, codes, W, decomposition = shares_of(2_000)
-    found = latent_shares(x, codes, W, decomposition, n_null=3)
+    found = latent_shares(x, codes, W, decomposition=decomposition, n_null=3)
     found.save(tmp_path / "shares")
     np.testing.assert_array_equal(LatentShares.load(tmp_path / "shares").share, found.share)
     with pytest.raises(InputError, match="of one SAE"):
-        latent_shares(x, codes[:, :5], W, decomposition)
+        latent_shares(x, codes[:, :5], W, decomposition=decomposition)
     with pytest.raises(InputError, match="of one SAE"):
-        latent_shares(x[:-1], codes, W, decomposition)
+        latent_shares(x[:-1], codes, W, decomposition=decomposition)
 
 
 def test_synthetic_check_on_real_codes_tells_linear_from_nonlinear():

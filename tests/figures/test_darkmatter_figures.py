@@ -133,7 +133,7 @@ def test_norms_baselines_components(planted, found):
 def test_latents_are_drawn_once_and_the_largest_are_named(planted, found):
     codes = RNG.random((2_400, 12)) * (RNG.random((2_400, 12)) < 0.3)
     codes[:, 5] = 0
-    shares = latent_shares(planted[0].x, codes, RNG.standard_normal((12, 8)), found["w256"], n_null=2, n_directions=20)
+    shares = latent_shares(planted[0].x, codes, RNG.standard_normal((12, 8)), decomposition=found["w256"], n_null=2, n_directions=20)
     figure = norms.latents(shares, n_named=3)
     assert len(figure.data[0].x) == 11  # the dead one has no place on a logarithmic axis
     assert len(figure.data[1].text) == 3

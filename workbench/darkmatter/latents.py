@@ -70,7 +70,7 @@ class LatentShares(Result):
 
 
 def latent_shares(
-    x: Any, codes: Any, W_dec: Any, decomposition: ErrorDecomposition, *, n_null: int = 20, n_directions: int = 1000, seed: int = 0
+    x: Any, codes: Any, W_dec: Any, *, decomposition: ErrorDecomposition, n_null: int = 20, n_directions: int = 1000, seed: int = 0
 ) -> LatentShares:
     """The share of every latent in the linear error.
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from workbench.errors import InputError, fail
 from workbench.matching.kernels import FREE, NEVER, kernels
 
 SCALE = 2.0**42  # prices of up to 2^18 rows stay below 2^62
@@ -119,7 +120,7 @@ class SparseMatching:
             start = run(indptr, indices, values, price_x, price_y, mate_x, mate_y, roots, start, leave, _WORK, dist, pred, place, heap,
                         touched, done)  # fmt: skip
             if start < 0:
-                raise RuntimeError("the pairs contain no full matching")
+                fail(InputError, "pairs that contain no full matching", "at least one way to match every row", "add the pairs of one matching")
 
     def _matched_values(self, rows: np.ndarray | None = None) -> np.ndarray:
         rows = np.arange(self.m) if rows is None else rows

@@ -52,6 +52,7 @@ TWO_LAYER_PHASES = (
     *PHASES,
     Phase(500, "muon", repeats=5, tasks=("induction",) * 4 + ("ioi",) * 3 + ("greater-than", "docstring")),
     Phase(500, "muon", repeats=6, tasks=("induction",) * 5 + ("ioi",) * 3 + ("greater-than", "docstring")),
+    Phase(250, "muon", repeats=1, tasks=("induction", "ioi", "greater-than", "docstring")),  # text again: the phases before cost 0.5 nats
 )
 
 
