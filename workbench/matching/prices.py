@@ -120,7 +120,7 @@ class SparseMatching:
             start = run(indptr, indices, values, price_x, price_y, mate_x, mate_y, roots, start, leave, _WORK, dist, pred, place, heap,
                         touched, done)  # fmt: skip
             if start < 0:
-                fail(InputError, "pairs that contain no full matching", "at least one way to match every row", "add the pairs of one matching")
+                fail(InputError, "pairs without a full matching", "a way to match every row", "add the pairs of one matching")
 
     def _matched_values(self, rows: np.ndarray | None = None) -> np.ndarray:
         rows = np.arange(self.m) if rows is None else rows
