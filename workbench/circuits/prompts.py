@@ -89,6 +89,7 @@ def _wanted(split: str, *decisive: str) -> bool:
 
 def _ioi(rng: np.random.Generator, words: dict[str, list[str]], split: str, negative: str = "abc") -> Iterator[Prompt]:
     templates = IOI_HELD_OUT_TEMPLATES if split == "held-out-templates" else IOI_TEMPLATES
+    aside = rng.spawn(1)[0]  # what a kind of negative draws besides leaves the positives as they are under every kind
     while True:
         io, subject, third = rng.choice(words["names"], 3, replace=False)
         if not _wanted(split, io, subject):
@@ -101,7 +102,7 @@ def _ioi(rng: np.random.Generator, words: dict[str, list[str]], split: str, nega
         slots = {"PLACE": rng.choice(words["places"]), "OBJECT": rng.choice(words["objects"]), "S": subject}
         changed = slots
         if negative == "new-names":  # neither the answer nor the subject is said: the logit difference itself is gone
-            *new, last = rng.choice([name for name in words["names"] if name not in (io, subject)], 3, replace=False)
+            *new, last = aside.choice([name for name in words["names"] if name not in (io, subject)], 3, replace=False)
             other, changed = tuple(new), slots | {"S": last}
         yield Prompt(
             template.format(A=first[0], B=first[1], **slots),
