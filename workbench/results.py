@@ -68,6 +68,14 @@ def file_sha256(path: str | os.PathLike) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
+def as_numpy(array: Any) -> np.ndarray:
+    """A numpy array of what the caller has (numpy, torch on any device, a list), of its own dtype; bfloat16 becomes float32."""
+    if not hasattr(array, "detach"):
+        return np.asarray(array)
+    tensor = array.detach().cpu()
+    return (tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor).numpy()
+
+
 def array_sha256(array: Any) -> str:
     """SHA-256 of an array's dtype, shape and values (numpy, torch or scipy.sparse), in hexadecimal."""
     if hasattr(array, "tocsr"):

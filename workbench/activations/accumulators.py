@@ -17,7 +17,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from workbench.errors import InputError, MismatchError, fail
-from workbench.results import Result
+from workbench.results import Result, as_numpy
 
 _ROWS = 8_192  # rows turned to float64 at a time, so that a chunk is never held twice
 
@@ -30,10 +30,7 @@ def as_matrix(chunk: Any, name: str = "chunk") -> np.ndarray:
     InputError
         When it is not (n, d) or holds NaN or infinity.
     """
-    if hasattr(chunk, "detach"):
-        chunk = chunk.detach().cpu()
-        chunk = chunk.numpy() if str(chunk.dtype) != "torch.bfloat16" else chunk.float().numpy()
-    array = np.asarray(chunk)
+    array = as_numpy(chunk)
     if array.ndim != 2 or array.dtype.kind not in "fiub":
         fail(InputError, f"{name} of shape {array.shape} and dtype {array.dtype}", "real numbers (n, d)", "pass one row a token")
     if array.dtype.kind == "f" and not np.isfinite(array).all():

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Int
 
 from workbench.errors import InputError, fail
+from workbench.results import as_numpy
 
 
 def pack_prompts(prompts: Any, *, context: int, bos_id: int, pad_id: int, separator: Sequence[int] = ()) -> Int[np.ndarray, "m context"]:
@@ -36,7 +37,7 @@ def pack_prompts(prompts: Any, *, context: int, bos_id: int, pad_id: int, separa
     InputError
         When the prompts are no matrix of ids or do not fill one context.
     """
-    ids = np.asarray(prompts.detach().cpu() if hasattr(prompts, "detach") else prompts)
+    ids = as_numpy(prompts)
     if ids.ndim != 2 or ids.dtype.kind not in "iu" or context < 2:
         fail(InputError, f"prompts {ids.shape} of type {ids.dtype}, context={context}", "(n, length) token ids and a context of at least 2",
              "pass task(...).positive")  # fmt: skip

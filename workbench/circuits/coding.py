@@ -25,7 +25,7 @@ import numpy as np
 
 from workbench.circuits.small_sae import activations, train_small_saes
 from workbench.errors import InputError, fail
-from workbench.results import Result, provenance
+from workbench.results import Result, as_numpy, provenance
 
 FEWEST = 5  # examples; with fewer, which codes occur at all is chance
 _MEMORY = 64 << 20  # bytes of activations at once when codes are read off
@@ -180,7 +180,7 @@ def _checked(outputs: Any) -> Any:
 
 
 def _labels(is_positive: Any, n: int) -> np.ndarray:
-    labels = np.asarray(is_positive.detach().cpu() if hasattr(is_positive, "detach") else is_positive)
+    labels = as_numpy(is_positive)
     if labels.shape != (n,) or not np.isin(labels, (0, 1)).all():
         fail(InputError, f"labels of shape {labels.shape}", f"true or false for each of the {n} examples", "pass is_positive")
     labels = labels.astype(bool)

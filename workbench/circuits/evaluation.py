@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from workbench.errors import InputError, fail
-from workbench.results import Result, provenance
+from workbench.results import Result, as_numpy, provenance
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -158,17 +158,13 @@ def membership(circuit: Iterable[tuple[int, ...]], shape: tuple[int, ...]) -> np
     return truth
 
 
-def _array(values: Any) -> np.ndarray:
-    return np.asarray(values.detach().cpu().double() if hasattr(values, "detach") else values)
-
-
 def _checked(scores: Any, truth: Any) -> tuple[np.ndarray, np.ndarray]:
-    values = _array(scores).astype(float)
+    values = as_numpy(scores).astype(float)
     if isinstance(truth, (set, frozenset, list)) and all(isinstance(index, tuple) for index in truth):
         axes = len(next(iter(truth))) if truth else values.ndim
         members = membership(truth, values.shape[max(values.ndim - axes, 0) :])
     else:
-        members = np.asarray(truth.detach().cpu() if hasattr(truth, "detach") else truth)
+        members = as_numpy(truth)
     if members.shape not in (values.shape, values.shape[1:]):
         fail(InputError, f"scores {values.shape} and truth {members.shape}", "one truth value for each score, or scores of several trials",
              "pass arrays of one shape")  # fmt: skip

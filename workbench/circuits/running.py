@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from workbench.errors import InputError, MismatchError, fail
+from workbench.results import as_numpy
 
 
 def head_sites(model: Any) -> list[str]:
@@ -39,7 +40,7 @@ def head_sites(model: Any) -> list[str]:
 
 def token_ids(model: Any, tokens: Any) -> np.ndarray:
     """Ids (n, length) int64 that the model can read. Raises InputError or MismatchError."""
-    ids = np.asarray(tokens.detach().cpu() if hasattr(tokens, "detach") else getattr(tokens, "ids", tokens))
+    ids = as_numpy(getattr(tokens, "ids", tokens))
     if ids.ndim != 2 or not ids.size or ids.dtype.kind not in "iu":
         fail(InputError, f"tokens of shape {ids.shape} and dtype {ids.dtype}", "whole numbers (n, length)",
              "pass token ids, for example task.positive")  # fmt: skip
@@ -66,7 +67,7 @@ def last_positions(model: Any, ids: np.ndarray, last: Any = None) -> np.ndarray:
         pad = getattr(tokenizer, "bos_token_id", None) if pad is None else pad
         other = ids != (-1 if pad is None else pad)
         return np.where(other.any(1), length - 1 - other[:, ::-1].argmax(1), length - 1)
-    last = np.asarray(last.detach().cpu() if hasattr(last, "detach") else last)
+    last = as_numpy(last)
     if last.shape != (n,) or last.dtype.kind not in "iu" or last.min() < 0 or last.max() >= length:
         fail(InputError, f"last of shape {last.shape}", f"a position below {length} for each of the {n} rows", "pass task.last")
     return last.astype(int)

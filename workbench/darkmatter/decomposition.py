@@ -33,7 +33,7 @@ from workbench.darkmatter.ridge import LinearFit, RidgePath, choose_penalty, r_s
 from workbench.darkmatter.splits import TEST
 from workbench.darkmatter.tokens import TokenErrors, draws
 from workbench.errors import InputError, WorkbenchWarning, fail
-from workbench.results import Result, array_sha256, provenance
+from workbench.results import Result, array_sha256, as_numpy, provenance
 
 CONVENTIONS = ("textbook", "authors")
 FEWEST, ENOUGH = 30, 100  # tokens a dimension: below the first the fit is refused, below the second it warns
@@ -124,7 +124,7 @@ class ErrorDecomposition(Result):
 
     def linear_error(self, x: Any) -> Float[np.ndarray, "n d"]:
         """W x + b of activations x (n, d), numpy or torch; float64."""
-        x = np.asarray(x.detach().cpu().double() if hasattr(x, "detach") else x, dtype=np.float64)
+        x = as_numpy(x).astype(np.float64)
         if x.ndim != 2 or x.shape[1] != len(self.b):
             fail(InputError, f"x of shape {x.shape}", f"(n, {len(self.b)})", "pass activations of the hook that was decomposed")
         return x @ self.W.T + self.b

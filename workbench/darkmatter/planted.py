@@ -25,7 +25,7 @@ from jaxtyping import Float
 from workbench.darkmatter.bootstrap import interval
 from workbench.darkmatter.decomposition import decompose_error
 from workbench.errors import InputError, fail
-from workbench.results import Result, provenance
+from workbench.results import Result, as_numpy, provenance
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -167,7 +167,7 @@ def synthetic_check(
     documents : (N,) labels, optional
     n_boot, seed : int
     """
-    W_dec, b_dec = (np.asarray(a.detach().cpu() if hasattr(a, "detach") else a, dtype=np.float64) for a in (W_dec, b_dec))
+    W_dec, b_dec = (as_numpy(a).astype(np.float64) for a in (W_dec, b_dec))
     if codes.shape[1] != len(W_dec) or W_dec.shape[1:] != b_dec.shape:
         fail(InputError, f"codes {codes.shape}, W_dec {W_dec.shape}, b_dec {b_dec.shape}", "(N, F), (F, d), (d,)", "pass those of one SAE")
     truth = np.asarray(codes @ W_dec) + b_dec

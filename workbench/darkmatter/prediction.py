@@ -25,7 +25,7 @@ from workbench.darkmatter.bootstrap import bootstrap, interval, sums_by_document
 from workbench.darkmatter.decomposition import ErrorDecomposition
 from workbench.darkmatter.regression import HeldOut, held_out, matrix_of, split_rows
 from workbench.errors import InputError, fail
-from workbench.results import Result, provenance
+from workbench.results import Result, as_numpy, provenance
 
 VECTORS = ("x", "Sae(x)", "Sae(x) + nonlinear", "error", "linear", "nonlinear")
 
@@ -177,7 +177,7 @@ def error_norm_baselines(
     scalars = {"activation norm": norm, "loss": loss, "L0": l0}
     found = {"activations": held_out(x, target, keys, split, **settings)}
     if token_ids is not None:
-        ids = np.asarray(token_ids.detach().cpu() if hasattr(token_ids, "detach") else token_ids)
+        ids = as_numpy(token_ids)
         if ids.shape != (n,) or ids.dtype.kind not in "iu":
             fail(InputError, f"token_ids of shape {ids.shape} and dtype {ids.dtype}", f"integers ({n},)", "pass the id of every token")
         found["token identity"] = {

@@ -19,6 +19,7 @@ import scipy.sparse as sp
 from jaxtyping import Float, Int
 
 from workbench.errors import InputError, fail
+from workbench.results import as_numpy
 
 _BATCH_BYTES = 4 << 20  # of a batch's (tokens, F) gradients: they stay in the processor's cache between the product and the search
 _ELSEWHERE = 1 << 30
@@ -57,7 +58,7 @@ def gradient_pursuit(
         fail(InputError, f"x {tuple(x.shape)}, W_dec {tuple(W.shape)} and b_dec {tuple(b.shape)}", "(N, d), (F, d) and (d,) with N > 0",
              "pass activations, decoder rows and the decoder's bias of one SAE")  # fmt: skip
     n, n_latents = len(x), len(W)
-    l0 = np.asarray(l0.detach().cpu() if hasattr(l0, "detach") else l0)
+    l0 = as_numpy(l0)
     if l0.dtype.kind not in "iu" or l0.ndim > 1 or (l0.ndim and l0.shape != (n,)) or l0.min() < 0 or l0.max() > n_latents:
         fail(InputError, f"l0 of shape {l0.shape}, dtype {l0.dtype}, {l0.min() if l0.size else ''} to {l0.max() if l0.size else ''}",
              f"integers from 0 to {n_latents}, one or (N,)", "pass the number of latents that may fire on each token")  # fmt: skip

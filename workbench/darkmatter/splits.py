@@ -22,6 +22,7 @@ import numpy as np
 from jaxtyping import Bool, Int8, UInt64
 
 from workbench.errors import InputError, fail
+from workbench.results import as_numpy
 
 BLOCK = 256  # rows of a block where no documents are given: the context of most SAE training
 SHORT = 16 * BLOCK  # rows below which sixteen shorter blocks are made, so that there is something to split
@@ -59,7 +60,7 @@ def document_keys(labels: Any) -> UInt64[np.ndarray, " n"]:
     InputError
         For labels that are not one-dimensional, or are NaN.
     """
-    labels = np.asarray(labels.detach().cpu() if hasattr(labels, "detach") else labels)
+    labels = as_numpy(labels)
     if labels.ndim != 1:
         fail(InputError, f"documents of shape {labels.shape}", "one label a token (N,)",
              "pass, for instance, np.repeat(tokens.document, tokens.context)")  # fmt: skip

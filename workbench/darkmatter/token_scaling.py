@@ -20,7 +20,7 @@ from jaxtyping import Float
 from workbench.darkmatter.bootstrap import bootstrap, interval, sums_by_document
 from workbench.darkmatter.regression import split_rows
 from workbench.errors import InputError, fail
-from workbench.results import Result, provenance
+from workbench.results import Result, as_numpy, provenance
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -113,7 +113,7 @@ def _columns(norms: Mapping[str, Any], names: tuple[str, ...], what: str) -> np.
     arrays = []
     for name in names:
         array = norms[name]
-        array = np.asarray(array.detach().cpu().double() if hasattr(array, "detach") else array, dtype=np.float64)
+        array = as_numpy(array).astype(np.float64)
         if array.ndim != 1 or not np.isfinite(array).all() or len(array) < 4:
             fail(InputError, f"the {what} of {name!r} has shape {array.shape}" + (" and is not finite" if array.ndim == 1 else ""),
                  "one finite number a token (N,), N at least 4", "pass ErrorDecomposition.error_norm")  # fmt: skip

@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
 from workbench.errors import InputError, fail
+from workbench.results import as_numpy
 
 
 def discriminant_axes(
@@ -114,9 +115,7 @@ def matrix(values: Any, name: str) -> Float64[np.ndarray, "n d"]:
     InputError
         For another number of dimensions, no numbers, or NaN or infinity.
     """
-    if hasattr(values, "detach"):
-        values = values.detach().cpu().double().numpy()
-    values = np.asarray(values)
+    values = as_numpy(values)
     if values.ndim != 2 or values.dtype.kind not in "fiu" or not values.size:
         fail(InputError, f"{name} of shape {values.shape} and type {values.dtype}", "a matrix of numbers (n, d)", "pass one row a pair")
     values = values.astype(np.float64)

@@ -22,7 +22,7 @@ from jaxtyping import Float32, Int64
 
 from workbench.activations.harvest import cache_folder
 from workbench.errors import InputError, WorkbenchError, WorkbenchWarning, fail
-from workbench.results import array_sha256, write_atomically
+from workbench.results import array_sha256, as_numpy, write_atomically
 
 METRICS = ("cosine", "euclidean")
 _LAYOUT_VERSION = 1  # raised when this module would lay the same points out differently, so that older cache files are not used
@@ -214,9 +214,7 @@ def _write(path: Path, layout: np.ndarray) -> None:
 
 def _matrix(points: Any) -> np.ndarray:
     """A finite numpy matrix of the caller's values, or a clear refusal."""
-    if hasattr(points, "detach"):
-        points = points.detach().cpu().float().numpy() if str(points.dtype) == "torch.bfloat16" else points.detach().cpu().numpy()
-    points = np.asarray(points)
+    points = as_numpy(points)
     if points.ndim != 2 or points.dtype.kind not in "fiu" or not points.size:
         fail(
             InputError,

@@ -25,7 +25,7 @@ from jaxtyping import Float, Int
 from workbench.errors import InputError, fail
 from workbench.geometry.agreement import against_null, ami_with_null
 from workbench.geometry.cooccurrence import _binary
-from workbench.results import Result, provenance
+from workbench.results import Result, as_numpy, provenance
 
 _WORD = re.compile(r"[A-Za-z][a-z]+")
 _STRING = re.compile(r"'[^'\n]*'|\"[^\"\n]*\"")
@@ -113,17 +113,13 @@ def lobe_activity(firing: Any, labels: Any) -> Float[np.ndarray, "B n_lobes"]:
     InputError
         When the shapes disagree, values are not 0 and 1, or there is no lobe.
     """
-    matrix, labels = sp.csr_matrix(_binary(firing)), _array(labels)
+    matrix, labels = sp.csr_matrix(_binary(firing)), as_numpy(labels)
     if labels.shape != (matrix.shape[1],) or labels.dtype.kind not in "iu" or not (labels >= 0).any():
         fail(InputError, f"firing {matrix.shape} and labels {labels.shape}", "(B, F) and (F,), some labels at least 0",
              "pass the labels that find_lobes gave for these latents")  # fmt: skip
     members = np.flatnonzero(labels >= 0)
     belongs = sp.csr_matrix((np.ones(len(members)), (members, labels[members])), shape=(len(labels), int(labels.max()) + 1))
     return np.asarray((matrix.astype(np.float64) @ belongs).todense()) / np.maximum(np.bincount(labels[members]), 1)
-
-
-def _array(labels: Any) -> np.ndarray:
-    return np.asarray(labels.detach().cpu() if hasattr(labels, "detach") else labels)
 
 
 def lobe_categories(
@@ -173,5 +169,5 @@ def lobe_categories(
         winner=winner,
         ami=ami,
         **against_null("ami", ami, null, rng),
-        provenance=provenance({"labels": _array(labels)}, {"relative": relative, "n_null": n_null}, seed=seed),
+        provenance=provenance({"labels": as_numpy(labels)}, {"relative": relative, "n_null": n_null}, seed=seed),
     )

@@ -28,7 +28,7 @@ from workbench.geometry.agreement import against_null, ami_with_null
 from workbench.geometry.cooccurrence import Cooccurrence, cooccurrence
 from workbench.geometry.layout import _matrix
 from workbench.geometry.spectral import find_lobes, spectral_lobes
-from workbench.results import Result, provenance
+from workbench.results import Result, as_numpy, provenance
 
 __all__ = [
     "AFFINITIES", "Cooccurrence", "LobeModularity", "affinity", "angular_affinity", "cooccurrence", "find_lobes", "lobe_modularity",
@@ -139,7 +139,7 @@ def lobe_modularity(
 
 
 def _labels(labels: Any, expected: int, name: str) -> np.ndarray:
-    labels = np.asarray(labels.detach().cpu() if hasattr(labels, "detach") else labels)
+    labels = as_numpy(labels)
     if labels.shape != (expected,) or labels.dtype.kind not in "iu":
         fail(
             InputError,

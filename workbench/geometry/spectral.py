@@ -23,6 +23,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from workbench.errors import InputError, WorkbenchWarning, fail
+from workbench.results import as_numpy
 
 _LAPACK_UP_TO = 1024
 _BLOCK = 8  # vectors multiplied with S at once: 8 cost little more than one (S is read from memory once), more converge slower
@@ -123,7 +124,7 @@ def spectral_coordinates(affinity: Any, n: int, *, seed: int = 0) -> tuple[Float
 
 def _graph(affinity: Any) -> tuple[np.ndarray, np.ndarray]:
     """Non-negative weights between the latents that have any, without diagonal, and which latents these are."""
-    given = affinity.detach().cpu().float().numpy() if hasattr(affinity, "detach") else np.asarray(affinity)
+    given = as_numpy(affinity)
     if given.ndim != 2 or given.shape[0] != given.shape[1] or given.dtype.kind not in "fiub" or len(given) < 2:
         fail(
             InputError,

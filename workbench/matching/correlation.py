@@ -25,7 +25,7 @@ from workbench.activations.accumulators import as_matrix
 from workbench.activations.codes import FeatureCodes
 from workbench.activations.streaming import map_reduce
 from workbench.errors import InputError, MismatchError, fail
-from workbench.results import Result, array_sha256, provenance
+from workbench.results import Result, array_sha256, as_numpy, provenance
 
 _CHUNK_ROWS = 16_384
 _DENSE_VALUES = 1 << 24  # float64 values of a dense chunk at a time: 128 MiB
@@ -235,7 +235,7 @@ def check_same_tokens(codes_a: Any, codes_b: Any, mask: Any = None) -> Bool[np.n
         for codes in own:
             keep &= codes.keep
         return keep
-    keep = np.asarray(mask.detach().cpu() if hasattr(mask, "detach") else mask)
+    keep = as_numpy(mask)
     if keep.size == sizes[0] and keep.dtype == bool:  # also (n_contexts, context), as Tokens.keep is
         return keep.ravel()
     fail(InputError, f"a mask of shape {keep.shape} and type {keep.dtype} for {sizes[0]:,} tokens", "one True or False a token",

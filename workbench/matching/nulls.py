@@ -145,12 +145,9 @@ def benjamini_hochberg(p_values: Any) -> Float[np.ndarray, "*tests"]:
     p = np.asarray(p_values, dtype=np.float64)
     if not ((p >= 0) & (p <= 1)).all():
         fail(InputError, f"p-values from {p.min()} to {p.max()}", "numbers between 0 and 1", "leave tests that could not be made out")
-    flat = p.ravel()
-    order = np.argsort(flat, kind="stable")
-    scaled = flat[order] * len(flat) / np.arange(1, len(flat) + 1)
-    q = np.empty_like(flat)
-    q[order] = np.minimum.accumulate(scaled[::-1])[::-1]
-    return np.minimum(q, 1.0).reshape(p.shape)
+    from scipy.stats import false_discovery_control
+
+    return false_discovery_control(p, axis=None).reshape(p.shape)
 
 
 class RandomDirections:

@@ -29,7 +29,7 @@ from workbench.matching.checks import check_convention, check_count, check_thres
 from workbench.matching.nulls import Null, RandomDirections, random_rotation
 from workbench.matching.pairing import DEFINITIONS, Pairing, Sides, criterion_of, mean_of, pair
 from workbench.matching.similarity import largest_cosines
-from workbench.results import Result, provenance
+from workbench.results import Result, as_numpy, provenance
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -205,7 +205,7 @@ def seed_overlap(
 def _dead(alive: Any, n: int, name: str) -> np.ndarray | None:
     if alive is None:
         return None
-    flags = np.asarray(alive.detach().cpu() if hasattr(alive, "detach") else alive)
+    flags = as_numpy(alive)
     if flags.shape != (n,) or flags.dtype != bool:
         fail(InputError, f"{name} of shape {flags.shape} and type {flags.dtype}", f"one True or False for each of {n:,} latents",
              "pass codes.alive")  # fmt: skip

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from workbench.errors import InputError, fail
-from workbench.results import Result, provenance
+from workbench.results import Result, as_numpy, provenance
 from workbench.sources.splicing import CERecovered, ce_recovered
 
 if TYPE_CHECKING:
@@ -174,9 +174,7 @@ def explained_variance(x: Float[Any, "n d"], x_hat: Float[Any, "n d"]) -> float:
 
 
 def _float64(array: Any, name: str) -> np.ndarray:
-    if hasattr(array, "detach"):
-        array = array.detach().cpu().double().numpy()
-    array = np.asarray(array)
+    array = as_numpy(array)
     if array.dtype.kind not in "fiu":
         fail(InputError, f"{name} of dtype {array.dtype}", "an array of floats", f"pass {name} (n, d)")
     array = array.astype(np.float64, copy=False)

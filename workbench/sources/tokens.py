@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from workbench.errors import InputError, fail
-from workbench.results import Result, provenance
+from workbench.results import Result, as_numpy, provenance
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -115,7 +115,7 @@ class Tokens(Result):
         InputError
             When ids are not integers, negative, or not two-dimensional.
         """
-        ids = np.asarray(ids.detach().cpu() if hasattr(ids, "detach") else ids)
+        ids = as_numpy(ids)
         if ids.ndim != 2 or ids.dtype.kind not in "iu" or ids.size == 0 or ids.min() < 0:
             fail(
                 InputError,
