@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from workbench.darkmatter.decomposition import decompose_error
-from workbench.darkmatter.downstream import DownstreamCE, downstream_ce, reconstruct, reconstruction_chunks
+from workbench.darkmatter.downstream import DownstreamCE, downstream_ce, reconstruct, reconstruction_chunks, token_loss
 from workbench.errors import InputError, MismatchError
 from workbench.sources.models import load_model
 from workbench.sources.saes import load_sae
@@ -106,3 +106,28 @@ def test_chunks_of_a_store_decompose_as_its_arrays(setting, tmp_path):
     assert found.fvu_all == pytest.approx(decomposition.fvu_all, rel=1e-5)
     by_document = found.train.reshape(60, 63)
     assert (by_document.all(1) | ~by_document.any(1)).all()
+
+
+def test_loss_of_every_token_is_the_models_and_lies_where_the_next_token_is(setting):
+    model, _, tokens, _, _ = setting
+    found = token_loss(model, tokens, batch_size=7).reshape(tokens.ids.shape)
+    assert found.dtype == np.float64
+    assert np.isnan(found[:, [0, -1]]).all()  # BOS, and the last position, which has no next token
+    assert np.isfinite(found[:, 1:-1]).all()
+    ids = torch.from_numpy(tokens.ids).long()
+    with torch.no_grad():
+        logits = model(ids[3:4], return_type="logits")[0]
+    direct = -torch.log_softmax(logits.double(), -1)[torch.arange(63), ids[3, 1:]]
+    np.testing.assert_allclose(found[3, 1:-1], direct[1:].numpy(), rtol=1e-4)  # float32 logits
+    with pytest.raises(InputError, match="Tokens"):
+        token_loss(model, tokens.ids)
+
+
+def test_loss_is_not_known_before_padding(setting, tiny_tokenizer):
+    model, _, tokens, _, _ = setting
+    keep = np.ones(tokens.ids.shape, dtype=bool)
+    keep[:, 0], keep[:, 40:] = False, False
+    padded = dataclasses.replace(tokens, keep=keep)
+    found = token_loss(model, padded).reshape(tokens.ids.shape)
+    assert np.isfinite(found[:, 1:39]).all()
+    assert np.isnan(found[:, 39:]).all()

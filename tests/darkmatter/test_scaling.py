@@ -5,8 +5,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from workbench.darkmatter.decomposition import decompose_error
+from workbench.darkmatter.planted import plant_error
 from workbench.darkmatter.scaling import ScalingLaw, scaling_law, token_scaling
+from workbench.darkmatter.survey import reported_quantities
 from workbench.errors import InputError
+from workbench.published import published_numbers
 
 WIDTHS = np.array([256, 512, 1024, 2048, 4096])
 RNG = np.random.default_rng(0)
@@ -83,6 +87,24 @@ def test_law_is_saved_and_bad_samples_refused(tmp_path):
     assert ScalingLaw.load(tmp_path / "law").floor == law.floor
     with pytest.raises(InputError, match="samples of shape"):
         scaling_law(WIDTHS, law.fvu, samples=np.ones((3, 4)))
+
+
+def test_a_series_of_widths_is_told_in_the_names_of_the_published_numbers():
+    planted = [plant_error(2_000, 4, 16, absent=share, nonlinear=0.2, seed=0) for share in (0.5, 0.3, 0.2, 0.1)]
+    found = {w: decompose_error(p.x, p.x_hat, n_boot=5) for w, p in zip((64, 128, 256, 512), planted, strict=True)}
+    law = scaling_law(list(found), [one.fvu for one in found.values()], n_boot=5)
+    ours = reported_quantities(found, law, {512: found[512]}, setting="toy")
+    published = published_numbers("darkmatter")
+    assert set(published["quantity"]) == set(ours["quantity"])
+    value = ours.set_index(["quantity", "width"])["value"]
+    assert value["nonlinear FVU", 128] == found[128].fvu_nonlinear
+    assert value["nonlinear FVU with pursuit", 512] == found[512].fvu_nonlinear
+    flat = ours.set_index("quantity")["value"]
+    assert flat["lowest R2 of the error vector"] == min(one.r2_error for one in found.values())
+    assert flat["highest R2 of the squared error norm"] == max(one.r2_norm for one in found.values())
+    assert flat["floor of FVU in width"] == law.floor
+    with pytest.raises(InputError, match="no width"):
+        reported_quantities({})
 
 
 def norms(n=8_000, seed=0):

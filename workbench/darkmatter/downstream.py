@@ -6,7 +6,8 @@
 4. Null: the linear part of another token of the same batch is given back instead.
 5. Intervals by bootstrap over the documents of the text.
 
-`reconstruct` and `reconstruction_chunks` run the SAE over activations, for `decompose_error`.
+`reconstruct` and `reconstruction_chunks` run the SAE over activations, for `decompose_error`; `token_loss` is the model's own loss at every
+token, for `error_norm_baselines`.
 
 Source: Engels, Riggs & Tegmark 2024 (arXiv 2410.14670), figure 9; methods.md section 4, experiment 7.
 """
@@ -181,6 +182,44 @@ def _result(
         hook=hook, n_targets=n, n_documents=len(sums),
         provenance=provenance({"tokens": tokens.sha256, "W": decomposition.W}, {"hook": hook, "first_position": first_position}, seed=seed),
     )  # fmt: skip
+
+
+def token_loss(model: Any, tokens: Any, *, batch_size: int = 8) -> Float[np.ndarray, " N"]:
+    """Cross-entropy of the next token at every position, in the order of `ActivationStore` rows.
+
+    Parameters
+    ----------
+    model : TransformerBridge
+    tokens : Tokens
+    batch_size : int
+        Contexts a forward pass.
+
+    Returns
+    -------
+    (n_contexts * context,) float64, in nats
+        NaN where there is no next token (the last position of a context, and before padding) and where `tokens.keep` is False.
+
+    Raises
+    ------
+    InputError
+        For tokens that the model does not have, or a loss that is not finite.
+    """
+    import torch
+
+    ids, keep = checked_tokens(model, tokens)
+    out = np.full(ids.shape, np.nan)
+    with torch.no_grad():
+        for start in range(0, len(ids), batch_size):
+            batch = torch.as_tensor(ids[start : start + batch_size], dtype=torch.long, device=model.cfg.device)  # (b, c)
+            logits = model(batch, return_type="logits")[:, :-1].float()  # (b, c-1, V)
+            each = torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten(), reduction="none")
+            out[start : start + batch_size, :-1] = each.cpu().double().reshape(len(batch), -1).numpy()
+    known = keep.copy()
+    known[:, :-1] &= keep[:, 1:]
+    known[:, -1] = False
+    if not np.isfinite(out[known]).all():
+        fail(InputError, "a loss that is not finite", "finite losses", "load the model in float32")
+    return np.where(known, out, np.nan).ravel()
 
 
 def reconstruct(sae: Any, x: Any, *, batch_size: int = 4096) -> Float[np.ndarray, "N d"]:

@@ -2,6 +2,7 @@
 
 1. `error_table` reads decompositions into a table: FVU, nonlinear FVU, R^2 of e and of ||e||^2 with intervals, nulls and p-values.
 2. `sample_size_curve` decomposes growing parts of one text and shows how much fitted tokens flatter and held-out ones lag.
+3. `reported_quantities` writes a series of widths in the form of `data/published/darkmatter.csv`, so that both can stand in one table.
 
 Source: methods.md section 4, experiment 2 and the trap of sample size.
 """
@@ -19,6 +20,8 @@ from workbench.errors import InputError, WorkbenchWarning, fail
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from workbench.darkmatter.scaling import ScalingLaw
 
 _MEASURES = ("fvu", "fvu_nonlinear", "r2_error", "r2_norm")
 
@@ -94,3 +97,44 @@ def sample_size_curve(
                      "r2_norm": found.r2_norm, "r2_norm_fit": found.r2_norm_fit, "fvu_nonlinear": found.fvu_nonlinear,
                      "fvu_nonlinear_fit": found.fvu_nonlinear_fit, "r2_error_ridge": chosen.r2_error})  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def reported_quantities(
+    by_width: Mapping[int, ErrorDecomposition], law: ScalingLaw | None = None, pursued: Mapping[int, ErrorDecomposition] | None = None, *,
+    setting: str = "here",
+) -> pd.DataFrame:  # fmt: skip
+    """What the paper reports of SAEs of several widths, under the names that the table of published numbers has.
+
+    Parameters
+    ----------
+    by_width : mapping of width to ErrorDecomposition
+    law : ScalingLaw, optional
+        Of their FVU: its floor and exponent.
+    pursued : mapping of width to ErrorDecomposition, optional
+        With reconstructions by gradient pursuit.
+    setting : str
+        What the rows are called.
+
+    Returns
+    -------
+    DataFrame with the columns quantity, value, setting, width (NaN for numbers of all widths together)
+
+    Raises
+    ------
+    InputError
+        For no width.
+    """
+    import pandas as pd
+
+    if not by_width:
+        fail(InputError, "no width", "at least one", "pass a mapping of width to decomposition")
+    rows: list[tuple[str, float, float]] = []
+    for width, one in sorted(by_width.items()):
+        rows += [("FVU", one.fvu, width), ("nonlinear FVU", one.fvu_nonlinear, width)]
+    rows += [("nonlinear FVU with pursuit", one.fvu_nonlinear, width) for width, one in sorted((pursued or {}).items())]
+    for name, field in (("R2 of the error vector", "r2_error"), ("R2 of the squared error norm", "r2_norm")):
+        values = [getattr(one, field) for one in by_width.values()]
+        rows += [(name, float(np.mean(values)), np.nan), (f"lowest {name}", min(values), np.nan), (f"highest {name}", max(values), np.nan)]
+    if law is not None:
+        rows += [("floor of FVU in width", law.floor, np.nan), ("exponent of FVU in width", law.exponent, np.nan)]
+    return pd.DataFrame(rows, columns=["quantity", "value", "width"]).assign(setting=setting)[["quantity", "value", "setting", "width"]]
