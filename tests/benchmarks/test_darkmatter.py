@@ -1,4 +1,5 @@
-"""What does a decomposition cost over the products it needs, in memory that does not grow with the text, and is pursuit worth batching?
+"""What does a decomposition cost over the products it needs, in memory that does not grow with the text; is a cluster's answer the same;
+and is pursuit worth batching?
 
 Run by hand: `python -m pytest tests/benchmarks/test_darkmatter.py -s`. `WORKBENCH_BENCHMARK_TOKENS` (default 200000) makes it smaller.
 Chunks of d = 768 come from a function, as they would from an SAE of 16,384 latents, whose own products are not counted on either side.
@@ -19,7 +20,7 @@ import pytest
 
 TOKENS, D, LATENTS = int(os.environ.get("WORKBENCH_BENCHMARK_TOKENS", 200_000)), 768, 16_384
 CHUNK = 20_000
-GATES = {"ratio": 1.5, "growth_mib": 64.0, "speedup": 20.0}
+GATES = {"ratio": 1.5, "growth_mib": 64.0, "speedup": 20.0, "difference": 1e-10}
 
 
 class Chunk:
@@ -69,6 +70,35 @@ def measure(tokens: int) -> dict[str, float]:
     assert found.n_tokens == tokens
     needed = min(needed, products()) * tokens / TOKENS
     return {"seconds": seconds, "product_seconds": needed, "ratio": seconds / needed, "wall": wall, "peak_mib": peak_mib()}
+
+
+class LabelledChunk:
+    """x, x_hat and documents of one chunk from its number alone, so that a worker needs nothing sent to it."""
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+
+    def __call__(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        rng = np.random.default_rng(self.index)
+        x = rng.standard_normal((CHUNK, D), dtype=np.float32) * np.linspace(3, 0.1, D, dtype=np.float32)
+        x_hat = x - 0.3 * np.roll(x, 1, axis=1) - 0.2 * rng.standard_normal(x.shape, dtype=np.float32)
+        return x, x_hat, 10_000 * self.index + np.arange(CHUNK) // 256
+
+
+def measure_cluster(tokens: int) -> dict[str, float]:
+    from workbench.activations.streaming import cluster
+    from workbench.darkmatter.decomposition import decompose_error
+
+    chunks, seconds, found = [LabelledChunk(index) for index in range(tokens // CHUNK)], {}, {}
+    with cluster(2) as client:
+        for name, given in (("cluster", client), ("here", None)):
+            start = time.perf_counter()
+            found[name] = decompose_error(chunks, client=given)
+            seconds[f"{name}_seconds"] = time.perf_counter() - start
+    here, there = found["here"], found["cluster"]
+    assert here.n_tokens == there.n_tokens == tokens
+    fields = ("fvu", "fvu_nonlinear", "r2_error", "r2_norm", "W", "b", "error_norm", "nonlinear_norm", "samples", "r2_error_null")
+    return {"difference": max(float(np.abs(getattr(here, name) - getattr(there, name)).max()) for name in fields)} | seconds
 
 
 def measure_pursuit() -> dict[str, float]:
@@ -126,5 +156,15 @@ def test_batched_pursuit_is_much_faster_than_a_loop_over_tokens():
     assert in_a_process("pursuit")["speedup"] >= GATES["speedup"]
 
 
+@pytest.mark.timeout(1800)
+def test_a_cluster_of_two_workers_gives_the_same_numbers():
+    assert in_a_process("cluster", str(TOKENS))["difference"] <= GATES["difference"]
+
+
 if __name__ == "__main__":
-    print(json.dumps(measure_pursuit() if sys.argv[1] == "pursuit" else measure(int(sys.argv[2]))))
+    kinds = {
+        "pursuit": measure_pursuit,
+        "decompose": lambda: measure(int(sys.argv[2])),
+        "cluster": lambda: measure_cluster(int(sys.argv[2])),
+    }
+    print(json.dumps(kinds[sys.argv[1]]()))

@@ -12,6 +12,7 @@ from workbench.darkmatter.prediction import component_prediction, error_norm_bas
 from workbench.darkmatter.scaling import scaling_law, token_scaling
 from workbench.darkmatter.survey import error_table, sample_size_curve
 from workbench.figures import darkmatter as figures
+from workbench.figures import darkmatter_checks as checks
 from workbench.figures import darkmatter_norms as norms
 
 RNG = np.random.default_rng(0)
@@ -45,6 +46,9 @@ def test_scaling_draws_law_points_and_areas(table):
     assert [trace.name for trace in figure.data][:3] == ["nonlinear error", "linear error", "absent features"]
     assert f"{law.floor:.3f}" in figure.data[4].name
     np.testing.assert_allclose(figure.data[4].y, law.predict(figure.data[4].x))
+    flat = scaling_law(WIDTHS, [0.11, 0.1, 0.1, 0.1], n_boot=10)
+    dashed = next(trace for trace in figures.scaling(law, table, nonlinear_law=flat).data if trace.line.dash == "dash")
+    np.testing.assert_allclose(dashed.y, flat.predict(dashed.x))
 
 
 def test_every_sae_has_a_mark_for_each_measure_and_convention(table):
@@ -63,7 +67,7 @@ def test_layers_pursuit_and_sample_size(table, planted):
     figure = figures.pursuit(table, table.assign(fvu=table["fvu"] / 2))
     np.testing.assert_allclose(figure.data[1].y, table["fvu"] / 2)
     curve = sample_size_curve(planted[0].x, planted[0].x_hat, per_dimension=(30, 100))
-    assert len(figures.sample_size(curve).data) == 5
+    assert len(checks.sample_size(curve).data) == 5
 
 
 def one_ce(value):
@@ -96,7 +100,7 @@ def test_downstream_draws_both_parts_by_every_axis():
 
 def test_planted_errors_are_drawn_with_their_correlations():
     check = planted_check((0.0, 0.2), (0.1,), (0.1, 0.3), n_tokens=2_000, d=8, n_boot=5)
-    figure = figures.planted(check)
+    figure = checks.planted(check)
     assert sum(len(trace.x) for trace in figure.data) == 4 * len(check.table)
     assert f"r = {check.correlation[0, 0]:.2f}" in figure.layout.annotations[0].text
 

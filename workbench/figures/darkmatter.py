@@ -1,7 +1,7 @@
-"""What is the error made of? Scaling over widths, every SAE of a zoo, layers, pursuit, loss, and the checks of the method itself.
+"""What is the error made of? Scaling over widths, every SAE of a zoo, layers, pursuit and loss.
 
 Every function takes results or tables of `workbench.darkmatter` and returns a plotly Figure; nothing is computed here. Figures of norms,
-components and latents are in `workbench.figures.darkmatter_norms`.
+components and latents are in `workbench.figures.darkmatter_norms`, checks of the method in `workbench.figures.darkmatter_checks`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
     from workbench.darkmatter.downstream import DownstreamCE
-    from workbench.darkmatter.planted import PlantedCheck
     from workbench.darkmatter.scaling import ScalingLaw
 
 MEASURES = {"fvu": "FVU", "fvu_nonlinear": "nonlinear FVU", "r2_error": "R² of e", "r2_norm": "R² of ‖e‖²"}
@@ -37,7 +36,13 @@ def error_bars(value: Any, low: Any, high: Any) -> dict[str, Any]:
     }
 
 
-def scaling(law: ScalingLaw, nonlinear: pd.DataFrame, *, title: str = "What a wider SAE would and would not explain") -> go.Figure:
+def scaling(
+    law: ScalingLaw,
+    nonlinear: pd.DataFrame,
+    *,
+    nonlinear_law: ScalingLaw | None = None,
+    title: str = "What a wider SAE would and would not explain",
+) -> go.Figure:
     """FVU against width with its fitted law and interval, over areas of absent features, linear and nonlinear error.
 
     Parameters
@@ -46,6 +51,8 @@ def scaling(law: ScalingLaw, nonlinear: pd.DataFrame, *, title: str = "What a wi
         Of the SAEs' FVU.
     nonlinear : DataFrame
         Rows of `error_table` of the same SAEs, with a column width.
+    nonlinear_law : ScalingLaw, optional
+        Of their nonlinear FVU.
     title : str
     """
     import plotly.graph_objects as go
@@ -82,6 +89,14 @@ def scaling(law: ScalingLaw, nonlinear: pd.DataFrame, *, title: str = "What a wi
         line={"color": INK, "width": 2},
         name=f"{law.floor:.3f} + {law.scale:.3g} W<sup>−{law.exponent:.2f}</sup>",
     )
+    if nonlinear_law is not None:
+        figure.add_scatter(
+            x=dense,
+            y=nonlinear_law.predict(dense),
+            mode="lines",
+            line={"color": OKABE_ITO[5], "width": 2, "dash": "dash"},
+            name=f"{nonlinear_law.floor:.3f} + {nonlinear_law.scale:.3g} W<sup>−{nonlinear_law.exponent:.2f}</sup>",
+        )
     figure.add_hline(y=law.floor, line={"color": INK, "dash": "dot", "width": 1.5})
     for low, high, name, colour, symbol in (
         ("fvu_low", "fvu_high", "fvu", OKABE_ITO[0], "circle"),
@@ -153,8 +168,8 @@ def by_sae(table: pd.DataFrame, *, title: str = "Every SAE of the zoo") -> go.Fi
         template=template(),
         title=title,
         width=1060,
-        height=190 + 26 * len(table),
-        margin_t=130,
+        height=170 + 26 * len(table),
+        margin_t=110,
         legend={"orientation": "h", "x": 0, "y": 0.93, "yanchor": "top", "yref": "container"},
     )
     return figure
@@ -300,91 +315,4 @@ def downstream(
         margin_t=120,
         legend={"orientation": "h", "x": 0, "y": 1.055, "yanchor": "bottom"},
     )
-    return figure
-
-
-def sample_size(curve: pd.DataFrame, *, title: str = "What a small sample makes of it") -> go.Figure:
-    """R² of e and of its squared norm on fitted and on held-out tokens, against tokens a dimension.
-
-    Parameters
-    ----------
-    curve : DataFrame
-        What `sample_size_curve` returns.
-    title : str
-    """
-    import plotly.graph_objects as go
-    from plotly.subplots import make_subplots
-
-    figure = make_subplots(1, 2, subplot_titles=["R² of e", "R² of ‖e‖²"], horizontal_spacing=0.1)
-    for column, measure in enumerate(("r2_error", "r2_norm"), 1):
-        series = [
-            ("fitted tokens", f"{measure}_fit", OKABE_ITO[5], "square", "dash"),
-            ("held-out documents", measure, OKABE_ITO[0], "circle", "solid"),
-        ]
-        if column == 1:
-            series.append(("held-out documents, with a chosen penalty", "r2_error_ridge", OKABE_ITO[2], "diamond", "dot"))
-        for name, field, colour, symbol, dash in series:
-            figure.add_trace(
-                go.Scatter(
-                    x=curve["tokens_per_dimension"],
-                    y=curve[field],
-                    mode="lines+markers",
-                    name=name,
-                    legendgroup=name,
-                    showlegend=column == 1,
-                    line={"color": colour, "dash": dash},
-                    marker={"symbol": symbol, "size": 9},
-                ),
-                1,
-                column,
-            )
-    figure.update_xaxes(title="tokens a dimension")
-    figure.update_layout(
-        template=template(),
-        title=title,
-        width=980,
-        height=440,
-        margin_t=120,
-        legend={"orientation": "h", "x": 0, "y": 1.1, "yanchor": "bottom"},
-    )
-    return figure
-
-
-def planted(check: PlantedCheck, *, title: str = "Error that was put in, and error that was found") -> go.Figure:
-    """Estimated against true linear and nonlinear error over a grid, with the table of correlations in the titles.
-
-    Parameters
-    ----------
-    check : PlantedCheck
-    title : str
-    """
-    import plotly.graph_objects as go
-    from plotly.subplots import make_subplots
-
-    kinds = ("linear", "nonlinear")
-    heads = [
-        f"r = {check.correlation[i, j]:.2f} [{check.correlation_low[i, j]:.2f}, {check.correlation_high[i, j]:.2f}]"
-        for j in range(2)
-        for i in range(2)
-    ]
-    figure = make_subplots(2, 2, subplot_titles=heads, horizontal_spacing=0.1, vertical_spacing=0.16)
-    for j, estimated in enumerate(kinds):
-        for i, true in enumerate(kinds):
-            for index, (share, rows) in enumerate(check.table.groupby("absent")):
-                figure.add_trace(
-                    go.Scatter(
-                        x=rows[f"true_{true}"],
-                        y=rows[f"estimated_{estimated}"],
-                        mode="markers",
-                        legendgroup=str(share),
-                        name=f"{share:.0%} of latents absent",
-                        showlegend=i == j == 0,
-                        marker={"color": OKABE_ITO[index], "symbol": SYMBOLS[index], "size": 8, "opacity": 0.8},
-                    ),
-                    j + 1,
-                    i + 1,
-                )
-            figure.update_xaxes(title=f"true {true} error (FVU)", row=j + 1, col=i + 1)
-            figure.update_yaxes(title=f"estimated {estimated} (FVU)", row=j + 1, col=i + 1)
-    figure.update_layout(template=template(), title=title, width=900, height=760, margin_t=105)
     return figure
