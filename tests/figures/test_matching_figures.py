@@ -148,6 +148,17 @@ def test_heat_maps_hold_the_values_and_mark_what_is_significant(grid, published)
     assert np.array(theirs.data[0].z)[2, 4] == 0.661
 
 
+def test_null_means_stand_on_the_theory_beside_the_published(grid, published):
+    theory = pd.DataFrame({"n_pairs": [10, 1000], "null_mean": [0.25, 0.025]})
+    figure = spaces.null_means({"ours": grid.table}, theory, published)
+    rows = grid.table[grid.table["measure"] == "svcca_authors"]
+    np.testing.assert_array_equal(trace(figure, "ours").y, rows["null_mean"])
+    assert list(trace(figure, "theory").y) == [0.25, 0.025]
+    assert (trace(figure, "published, one").x[0], trace(figure, "published, one").y[0]) == (3152, 0.0159)
+    assert (min(trace(figure, "published, range").x), max(trace(figure, "published, range").y)) == (1879, 0.018)
+    assert len(spaces.null_means({"ours": grid.table}, theory).data) == 2
+
+
 def test_concepts_stand_beside_null_and_whole(grid):
     def cell(table):
         return table[(table["layer_a"] == "L0") & (table["layer_b"] == "L1")]

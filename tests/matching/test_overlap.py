@@ -52,7 +52,7 @@ def test_unrelated_dictionaries_share_nothing():
     (dec, enc), (other, other_enc) = random_sae(rng), random_sae(rng)
     found = seed_overlap(dec, other, enc, other_enc, **FAST)
     assert found.shared_fraction == 0.0 == found.max_cosine_fraction
-    assert found.null.p_value == found.null_rotated.p_value == 1.0
+    assert found.null.p_value == found.null_rotated.p_value == found.null_max_fraction.p_value == 1.0
     assert found.null.z == 0.0
     # 60 directions in 40 dimensions: the null's largest cosines are as large as ours
     assert found.null_max_cosine.mean() == pytest.approx(found.max_cosine.mean(), abs=0.05)
@@ -149,6 +149,10 @@ def test_the_null_is_matched_where_cosines_reach_the_threshold():
     assert 0.3 < found.null.mean < 1.0
     assert found.null.p_value > 0.02  # two random dictionaries: nothing beyond chance (1/31 at the least)
     assert found.null_rotated.mean == pytest.approx(found.null.mean, abs=0.2)
+    # the largest cosine asks for no partner of one's own, so chance gives it more, and here no more than chance was observed
+    assert found.null_max_fraction.observed == found.max_cosine_fraction
+    assert found.null_max_fraction.mean > found.null.mean
+    assert found.null_max_fraction.p_value > 0.02
 
 
 def test_torch_half_precision_saving_and_seeds(tmp_path):

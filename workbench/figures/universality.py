@@ -91,6 +91,48 @@ def units(table: pd.DataFrame, *, title: str = "The same rows in other units") -
     return figure
 
 
+def null_means(
+    tables: Mapping[str, pd.DataFrame],
+    theory: pd.DataFrame,
+    published: pd.DataFrame | None = None,
+    *,
+    title: str = "The mean of the authors' SVCCA for wrong partners",
+) -> go.Figure:
+    """Null means of the authors' SVCCA over the number of pairs, beside the theory of a single component and the published ones.
+
+    Parameters
+    ----------
+    tables : mapping of name to DataFrame
+        `UniversalityGrid.table` or `.concepts`; columns measure, n_pairs, null_mean.
+    theory : DataFrame
+        Columns n_pairs, null_mean: what theory expects.
+    published : DataFrame, optional
+        Rows of `published_numbers("matching")`: one cell, and the smallest and largest of all cells.
+    title : str
+    """
+    import plotly.graph_objects as go
+
+    figure = go.Figure()
+    for index, (name, table) in enumerate(tables.items()):
+        rows = table[table["measure"] == "svcca_authors"]
+        figure.add_scatter(x=rows["n_pairs"], y=rows["null_mean"], mode="markers", name=name,
+                           marker={"symbol": SYMBOLS[index], "size": 8, "color": OKABE_ITO[index], "opacity": 0.7})  # fmt: skip
+    figure.add_scatter(x=theory["n_pairs"], y=theory["null_mean"], mode="lines", name="theory: one component, √(2/(πN))",
+                       line={"color": OKABE_ITO[5], "width": 2.5})  # fmt: skip
+    if published is not None:
+        values = published.drop_duplicates("quantity").set_index("quantity")["value"]
+        figure.add_scatter(x=[values["pairs kept"]], y=[values["SVCCA null mean"]], mode="markers", name="published, one cell",
+                           marker={"symbol": "star", "size": 14, "color": INK})  # fmt: skip
+        (left, right), (low, high) = ([values[f"{name}, {end} cell"] for end in ("smallest", "largest")]
+                                      for name in ("pairs kept", "SVCCA null mean"))  # fmt: skip
+        figure.add_scatter(x=[left, right, right, left, left], y=[low, low, high, high, low], mode="lines",
+                           name="published, range of all cells", line={"color": INK, "dash": "dot", "width": 1.5})  # fmt: skip
+    figure.update_xaxes(type="log", title="pairs of latents N", dtick=1, exponentformat="power")
+    figure.update_yaxes(type="log", title="mean under permuted rows", dtick=1, exponentformat="power")
+    figure.update_layout(template=template(), title=title, width=980, height=440, legend={"x": 1.02, "y": 1})
+    return figure
+
+
 def heat_maps(table: pd.DataFrame, columns: Sequence[tuple[str, str]], *, title: str = "Layer by layer") -> go.Figure:
     """Layer by layer maps of some measures; a star where the permutation null is rejected at a false discovery rate of 0.05.
 

@@ -53,6 +53,8 @@ class SeedOverlap(Result):
         The three definitions of shared, whichever `criterion` is; the first two NaN without encoders.
     null, null_rotated : Null
         Of `shared_fraction`: random directions with the second SAE's covariance, and the second SAE rotated.
+    null_max_fraction : Null
+        Of `max_cosine_fraction`, against random directions.
     null_cosine, null_equal : Null or None
         Of `mean_cosine` and `equal_fraction`, against random directions (fewer draws); None without draws or encoders.
     shared : (F,) bool
@@ -82,6 +84,7 @@ class SeedOverlap(Result):
     decoder_fraction: float
     null: Null
     null_rotated: Null
+    null_max_fraction: Null
     null_cosine: Null | None
     null_equal: Null | None
     shared: Bool[np.ndarray, " F"]
@@ -226,7 +229,7 @@ def _nulls(a: Sides, b: Sides, pairs: Pairing, criterion: str, threshold: float,
         rotation = random_rotation(d, rng)
         return Sides(b.decoder @ rotation, None if b.encoder is None else b.encoder @ rotation, b.zero)
 
-    random, rotated_, cosines, equal, largest = [], [], [], [], None
+    random, rotated_, above, cosines, equal, largest = [], [], [], [], [], None
     for index in range(max(draws)):
         other = directions()
         top = largest_cosines(a.decoder, other.decoder)
@@ -234,6 +237,7 @@ def _nulls(a: Sides, b: Sides, pairs: Pairing, criterion: str, threshold: float,
         matched = pair(a, other) if index < draws[1] else None
         if index < draws[0]:
             random.append(_null_fraction(a, other, matched, top, criterion, threshold))
+            above.append(float(((top > threshold) & ~a.zero).mean()))
             other = turned()
             rotated_.append(_null_fraction(a, other, None, largest_cosines(a.decoder, other.decoder), criterion, threshold))
         if matched is not None:
@@ -243,6 +247,7 @@ def _nulls(a: Sides, b: Sides, pairs: Pairing, criterion: str, threshold: float,
     return {
         "null": Null.of(observed, random),
         "null_rotated": Null.of(observed, rotated_),
+        "null_max_fraction": Null.of(pairs.fraction("max-cosine", threshold), above),
         "null_cosine": Null.of(mean_of(pairs.decoder_cosine), cosines) if cosines else None,
         "null_equal": Null.of(pairs.fraction("equal", threshold), equal) if equal and pairs.has_encoders else None,
         "null_max_cosine": np.where(a.zero, -1.0, largest),
