@@ -56,6 +56,16 @@ def test_it_is_the_loop_over_tokens(batch, d, F):
     assert (found >= 0).all()
 
 
+def test_few_tokens_and_many_give_the_same():
+    """Inner products of the dictionary pay only for many tokens and small supports; the answer does not depend on it."""
+    W, b = RNG.standard_normal((96, 64)), RNG.standard_normal(64)
+    x = 3 * RNG.standard_normal((60, 64))
+    many = gradient_pursuit(x, W, b, 20).toarray()  # the first eleven steps from inner products, the others from the residual
+    few = np.vstack([gradient_pursuit(x[i : i + 20], W, b, 20).toarray() for i in range(0, 60, 20)])
+    np.testing.assert_allclose(many, few, atol=1e-9)
+    np.testing.assert_allclose(many[0], one_token(x[0], W, b, 20), atol=1e-9)
+
+
 def test_more_budget_never_hurts_and_zero_gives_the_bias():
     W = RNG.standard_normal((64, 16))
     x, b = RNG.standard_normal((50, 16)), np.zeros(16)
