@@ -102,11 +102,27 @@ def test_textbook_codes_come_from_held_out_prompts_only():
     assert scores.train_examples.shape == (4, 9)
 
 
-@pytest.mark.parametrize("decoder", ["dimension", "latent"])
-def test_training_follows_autograd(decoder):
-    """The hand-written gradient against PyTorch's, with the authors' modules written out."""
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.3])
+def test_both_ways_to_the_gradient_agree(share):
+    """Sums over active pairs equal whole matrix products, whatever share of the latents is active, none included."""
     import torch
 
+    generator = torch.Generator().manual_seed(1)
+    centred, directions, pre = (torch.randn(3, *size, generator=generator) for size in ((40, 9), (20, 9), (20, 40)))
+    pre = pre - torch.quantile(pre, 1 - share) - 1e-6
+    given = (pre, pre > 0, centred, directions, 0.03)
+    assert int(given[1].sum()) == pytest.approx(share * pre.numel(), abs=1)
+    for full, listed in zip(small_sae._full_gradients(*given), small_sae._listed_gradients(*given), strict=True):
+        torch.testing.assert_close(listed, full, atol=1e-6, rtol=1e-5)  # float32, sums in another order
+
+
+@pytest.mark.parametrize("dense", [0.0, 1.1])
+@pytest.mark.parametrize("decoder", ["dimension", "latent"])
+def test_training_follows_autograd(decoder, dense, monkeypatch):
+    """The hand-written gradient, both ways to it, against PyTorch's, with the authors' modules written out."""
+    import torch
+
+    monkeypatch.setattr(small_sae, "_DENSE", dense)
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(1, 30, 7, generator=generator)
     ours = small_sae.train_small_saes(x, n_latents=5, l1=0.03, epochs=30, generators=[torch.Generator().manual_seed(3)], decoder=decoder)

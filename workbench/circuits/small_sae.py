@@ -4,8 +4,11 @@
    and added after decoding. z = relu((x - b) W_enc' + b_enc), x_hat = W_dec z + b.
 2. Loss: mean squared error over rows and dimensions + l1 * mean over rows of the sum of z.
 3. Before every pass the weight rows are put back to unit norm, and the gradient along them is removed. Adam, full batch.
-4. Trials differ in their initial weights and in the examples they see; they run as one batched matrix product, and a trial comes out
-   the same however many others run beside it.
+4. After a few dozen steps one or two latents of a row are active: then gradients are sums over the active (latent, row) pairs, and the
+   encoder is the only product of whole matrices that is left.
+5. Trials differ in their initial weights and in the examples they see; they run as one batched matrix product, and a trial comes out
+   the same however many others run beside it. They share nothing else, so their arithmetic adds up: time grows with trials once one
+   trial's steps are no longer mere calls.
 
 The authors normalise the rows of the decoder's weight matrix as PyTorch stores it, that is, one row for each input *dimension*, running
 over latents; `decoder="latent"` gives every latent's direction unit norm, which is what the constraint is for.
@@ -15,9 +18,12 @@ Source: O'Neill and Bui 2024 (`methods.md` section 5, model and training; their 
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 LEARNING_RATE = 1e-3
+_PAIRS = 512  # active pairs at once: their vectors stay in the cache
+_DENSE = 0.05  # share of active latents from which whole matrix products are faster than a list of the active ones
 
 
 def train_small_saes(examples: Any, *, n_latents: int, l1: float, epochs: int, generators: list[Any], decoder: str = "dimension") -> dict:
@@ -41,43 +47,31 @@ def train_small_saes(examples: Any, *, n_latents: int, l1: float, epochs: int, g
 
     trials, rows, d = examples.shape
     device = examples.device
-    W_enc, directions = torch.empty(trials, n_latents, d, device=device), torch.empty(trials, n_latents, d, device=device)
-    b_enc, b = torch.empty(trials, n_latents, device=device), torch.zeros(trials, d, device=device)
+    weights, slopes = (torch.zeros(trials * (2 * n_latents * d + n_latents + d), device=device) for _ in range(2))
+    W_enc, directions, b_enc, b = _parts(weights, trials, n_latents, d)
+    to_W_enc, to_directions, to_b_enc, to_b = _parts(slopes, trials, n_latents, d)
     for trial, generator in enumerate(generators):
         W_enc[trial] = torch.randn(n_latents, d, generator=generator).to(device)
         b_enc[trial] = ((2 * torch.rand(n_latents, generator=generator) - 1) / d**0.5).to(device)
         directions[trial] = torch.randn(d, n_latents, generator=generator).T.to(device)
-    for parameter in (W_enc, b_enc, directions, b):
-        parameter.grad = torch.zeros_like(parameter)
-    optimizer = torch.optim.Adam([W_enc, b_enc, directions, b], lr=LEARNING_RATE, fused=True)
+    weights.grad = slopes  # one tensor for the optimizer: four small ones cost as much again in calls as in arithmetic
+    optimizer = torch.optim.Adam([weights], lr=LEARNING_RATE, fused=True)
     over = 1 if decoder == "dimension" else 2
     pre = torch.empty(trials, n_latents, rows, device=device)
-    first = n_latents * torch.arange(trials, device=device)[:, None]  # where a trial's latents begin among those of all trials
     with torch.no_grad():
         for _ in range(epochs):
             normalize(W_enc, dim=2, out=W_enc)
             normalize(directions, dim=over, out=directions)
             centred = examples - b[:, None]
             torch.baddbmm(b_enc[:, :, None], W_enc, centred.transpose(1, 2), out=pre)  # (trials, F, rows)
-            # Latents that no row wakes have no gradient but the decoder's constraint: only the others are multiplied out.
-            awake = (pre.amax(2) > 0).to(torch.uint8)
-            count = min(n_latents, max(8, -int(-awake.sum(1).max() // 8) * 8))
-            index = (awake.topk(count, dim=1).indices + first).flatten()
-            z = pre.view(-1, rows)[index].relu_().view(trials, count, rows)
-            W = directions.view(-1, d)[index].view(trials, count, d)
-            error = torch.baddbmm(centred, z.transpose(1, 2), W, beta=-1)  # x_hat - x, (trials, rows, d)
-            error *= 2 / (rows * d)  # now the gradient of the mean squared error
-            back = torch.bmm(W, error.transpose(1, 2))
-            back += l1 / rows
-            back *= z > 0
-            active = back.sum(2)  # (trials, count)
-            for parameter, gradient in ((directions, torch.bmm(z, error)), (W_enc, torch.bmm(back, centred)), (b_enc, active)):
-                parameter.grad.zero_().view(trials * n_latents, -1).index_copy_(0, index, gradient.view(trials * count, -1))
-            encoders = W_enc.view(-1, d)[index].view(trials, count, d)
-            b.grad.copy_(error.sum(1) - torch.bmm(active[:, None], encoders)[:, 0])
-            for parameter, axis in ((W_enc, 2), (directions, over)):
-                along = (parameter.grad * parameter).sum(axis, keepdim=True)
-                parameter.grad.addcmul_(parameter, along, value=-1)
+            active = pre > 0
+            few = device.type == "cpu" and int(active.count_nonzero()) < _DENSE * active.numel()
+            encoder, bias, decoders, error = (_listed_gradients if few else _full_gradients)(pre, active, centred, directions, l1)
+            torch.sub(error.sum(1), torch.bmm(bias[:, None], W_enc)[:, 0], out=to_b)
+            to_b_enc.copy_(bias)
+            for slope, gradient, parameter, axis in ((to_W_enc, encoder, W_enc, 2), (to_directions, decoders, directions, over)):
+                along = (gradient * parameter).sum(axis, keepdim=True)
+                torch.addcmul(gradient, along, parameter, value=-1, out=slope)
             optimizer.step()
         normalize(W_enc, dim=2, out=W_enc)
         normalize(directions, dim=over, out=directions)
@@ -85,6 +79,52 @@ def train_small_saes(examples: Any, *, n_latents: int, l1: float, epochs: int, g
         codes = activations(examples, trained)
         residual = torch.bmm(codes, directions) + b[:, None] - examples
         return trained | {"mse": residual.square().mean((1, 2)), "l0": (codes > 0).sum(2).float().mean(1)}
+
+
+def _parts(flat: Any, trials: int, n_latents: int, d: int) -> tuple:
+    """Views of one flat tensor: W_enc and directions (trials, F, d), b_enc (trials, F), b (trials, d)."""
+    shapes = ((trials, n_latents, d), (trials, n_latents, d), (trials, n_latents), (trials, d))
+    pieces = flat.split([math.prod(shape) for shape in shapes])
+    return tuple(piece.view(shape) for piece, shape in zip(pieces, shapes, strict=True))
+
+
+def _full_gradients(pre: Any, active: Any, centred: Any, directions: Any, l1: float) -> tuple:
+    """Gradients of the loss with respect to W_enc, b_enc and the decoder's directions, and to x_hat (trials, rows, d): all products."""
+    import torch
+
+    rows, d = centred.shape[1:]
+    z = pre.clamp_min(0)
+    error = torch.baddbmm(centred, z.transpose(1, 2), directions, beta=-1)  # x_hat - x
+    error *= 2 / (rows * d)  # now the gradient of the mean squared error
+    back = torch.bmm(directions, error.transpose(1, 2))
+    back += l1 / rows
+    back *= active
+    return torch.bmm(back, centred), back.sum(2), torch.bmm(z, error), error
+
+
+def _listed_gradients(pre: Any, active: Any, centred: Any, directions: Any, l1: float) -> tuple:
+    """The same as `_full_gradients`, with sums over the active (latent, row) pairs only: after a while a row has one or two."""
+    import torch
+    from torch.nn.functional import embedding_bag
+
+    trials, n_latents, rows = pre.shape
+    d = centred.shape[2]
+    W, x = directions.view(-1, d), centred.view(-1, d)
+    flat = active.view(-1).nonzero()[:, 0]  # in the order of latents
+    z, latent = pre.view(-1).index_select(0, flat), flat // rows  # latents and rows are counted through all trials
+    row = flat - (latent - latent // n_latents) * rows
+    row_again, order = row.sort()
+    # where a latent's, or a row's, pairs begin
+    of_latent, of_row = (torch.searchsorted(index, torch.arange(size)) for index, size in ((latent, len(W)), (row_again, len(x))))
+    error = embedding_bag(latent.index_select(0, order), W, of_row, mode="sum", per_sample_weights=z.index_select(0, order))
+    error -= x
+    error *= 2 / (rows * d)
+    pairs = zip(latent.split(_PAIRS), row.split(_PAIRS), strict=True)
+    back = torch.cat([(W.index_select(0, i) * error.index_select(0, j)).sum(1) for i, j in pairs]) + l1 / rows
+    encoder = embedding_bag(row, x, of_latent, mode="sum", per_sample_weights=back)
+    decoder = embedding_bag(row, error, of_latent, mode="sum", per_sample_weights=z)
+    bias = torch.zeros(len(W)).index_add_(0, latent, back)
+    return encoder.view_as(directions), bias.view(trials, n_latents), decoder.view_as(directions), error.view_as(centred)
 
 
 def activations(x: Any, weights: dict) -> Any:
