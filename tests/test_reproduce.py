@@ -39,7 +39,7 @@ def test_notebooks_run_in_this_interpreter_and_keep_their_figures(folders):
     assert (folders.root / "figures" / "00_first" / "a.csv").read_text() == "7"
     executed = json.loads((folders.root / "executed" / "00_first.ipynb").read_text())
     assert sys.executable in json.dumps(executed)
-    assert sorted(path.name for path in (folders.root / "figures").iterdir()) == ["00_first", "01_second"]
+    assert sorted(path.name for path in (folders.root / "figures").iterdir()) == ["00_first", "01_second", "index.md"]
 
 
 def test_a_failure_is_told_leaves_former_figures_and_stops_nothing(folders):
@@ -97,6 +97,17 @@ def test_bad_scale_and_unwritable_folder_are_refused(folders):
     (folders.root / "figures").write_text("a file where the folder should be")
     with pytest.raises(StorageError, match="--figures"):
         folders.run()
+
+
+def test_the_gallery_keeps_figures_of_notebooks_that_did_not_run(folders):
+    folders("00_first", "N = 7; name = 'a'", SAVE)
+    folders("01_second", "N = 8; name = 'b'", SAVE)
+    folders.run()
+    folders.run("01")
+    page = (folders.root / "figures" / "index.md").read_text()
+    assert "(00_first/a.csv)" in page
+    assert "(01_second/b.csv)" in page
+    assert "(../notebooks/00_first.ipynb)" in page
 
 
 def test_table_has_a_row_a_notebook_and_the_errors_below():

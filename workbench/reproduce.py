@@ -5,7 +5,8 @@
 2. A notebook's figures are written to a folder beside the final one and take its place only when the notebook has succeeded, so a
    failure or a kill leaves the former figures whole.
 3. Executed notebooks, outputs included, are kept in `artifacts/notebooks` for reading; git does not see them.
-4. A failure does not stop the others. The table at the end says notebook, status, seconds and number of figures.
+4. `index.md` beside the figures shows them all with their captions (`workbench.figures.gallery`).
+5. A failure does not stop the others. The table at the end says notebook, status, seconds and number of figures.
 
 Source: papermill (parameters, execution), ipykernel (the kernel's specification).
 """
@@ -23,6 +24,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from workbench.errors import InputError, NotFoundError, StorageError, fail
+from workbench.figures.gallery import write_gallery
 
 SCALES = ("default", "small")
 _FIGURES = {".png", ".html", ".csv"}
@@ -121,6 +123,7 @@ def reproduce(
             for number, path in enumerate(paths, 1):
                 print(f"[{number}/{len(paths)}] {path.stem}", flush=True)
                 outcomes.append(_run(path, scale, figures.resolve(), executed))
+        write_gallery(figures.resolve(), repository() / "notebooks" if notebooks is None else notebooks.resolve())
     except OSError as error:
         fail(
             StorageError,

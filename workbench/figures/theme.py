@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from workbench.errors import InputError, fail
+from workbench.figures.gallery import note_caption
+from workbench.figures.pictures import compact
 from workbench.results import write_atomically
 
 if TYPE_CHECKING:
@@ -118,7 +120,7 @@ def captioned(figure: go.Figure, caption: str) -> go.Figure:
     return figure
 
 
-def save_figure(figure: go.Figure | Html, name: str, data: pd.DataFrame, caption: str) -> go.Figure | Html:
+def save_figure(figure: go.Figure | Html, name: str, data: pd.DataFrame, caption: str, *, reading: str | None = None) -> go.Figure | Html:
     """Caption a figure and, under `workbench reproduce`, save it as `<name>.png`, `<name>.html` and `<name>.csv`.
 
     Parameters
@@ -130,6 +132,8 @@ def save_figure(figure: go.Figure | Html, name: str, data: pd.DataFrame, caption
         The numbers that the figure shows, one row for each mark.
     caption : str
         What is shown, n, and the null.
+    reading : str, optional
+        One sentence for the gallery; by default the first of "How to read it" below the cell.
 
     Returns
     -------
@@ -157,6 +161,7 @@ def save_figure(figure: go.Figure | Html, name: str, data: pd.DataFrame, caption
         return figure
     target = Path(folder)
     write_atomically(target / f"{name}.csv", data.to_csv(index=False, float_format="%.6g").encode())
+    note_caption(target, name, caption, reading)
     if isinstance(figure, Html):
         page = f"<!doctype html><meta charset='utf-8'><title>{html.escape(name)}</title>{figure.markup}<p>{html.escape(caption)}</p>"
         write_atomically(target / f"{name}.html", page.encode())
@@ -173,7 +178,7 @@ def save_figure(figure: go.Figure | Html, name: str, data: pd.DataFrame, caption
             "(Debian and Ubuntu: apt-get install chromium), or set BROWSER_PATH to one."
         )
     else:
-        write_atomically(target / f"{name}.png", picture)
+        write_atomically(target / f"{name}.png", compact(picture))
     return figure
 
 
