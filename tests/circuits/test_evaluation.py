@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from workbench.circuits.evaluation import ROC, membership, roc
+from workbench.circuits.evaluation import ROC, _drawn_shares, membership, roc
 from workbench.errors import InputError
 
 FEW = {"n_boot": 50, "n_null": 99}
@@ -70,6 +70,30 @@ def test_sets_torch_and_trials():
     assert together.auc == pytest.approx(together.aucs.mean())
     assert together.ci[0] <= together.auc <= together.ci[1]
     assert roc(scores, truth, **FEW).auc == together.auc
+
+
+@given(st.integers(0, 10_000))
+@settings(max_examples=20, deadline=None)
+def test_shares_of_draws_by_hand(seed):
+    rng = np.random.default_rng(seed)
+    values, draws = rng.integers(5, size=9).astype(float), rng.integers(9, size=(4, 9))
+    thresholds = np.array([np.inf, 4, 2.5, 2, 0])
+    expected = [[(values[draw] >= threshold).mean() for threshold in thresholds] for draw in draws]
+    np.testing.assert_allclose(_drawn_shares(values, draws, thresholds), expected)
+
+
+def test_the_band_holds_the_curve_and_narrows_with_more_heads():
+    widths = []
+    for n in (40, 1000):
+        truth = np.arange(n) < n // 4
+        result = roc(np.random.default_rng(0).standard_normal(n) + truth, truth, n_boot=200)
+        assert result.band.shape == (2, len(result.band_fpr))
+        curve = np.interp(result.band_fpr, result.fpr, result.tpr)
+        assert np.mean((result.band[0] - 1e-9 <= curve) & (curve <= result.band[1] + 1e-9)) > 0.9
+        widths.append((result.band[1] - result.band[0]).mean())
+    assert widths[1] < widths[0] / 3  # a fifth, as the root of the number of heads
+    perfect = roc(np.arange(12.0), np.arange(12) > 6, **FEW)
+    np.testing.assert_array_equal(perfect.band, 1)
 
 
 def test_saved_and_loaded(tmp_path):

@@ -10,6 +10,8 @@
    They touch the answer only through the scale of layer norm, by less than one percent.
 5. Weights are written as a Hugging Face GPT-2 folder whose MLPs are zero: an attention-only transformer.
 
+`python -m workbench.circuits.constructed FOLDER` writes it.
+
 Source: the two-head induction circuit of Elhage et al. 2021 and Olsson et al. 2022; the construction is ours.
 """
 
@@ -17,6 +19,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -164,3 +167,26 @@ def _into(block: int, codes: np.ndarray) -> np.ndarray:
     placed = np.zeros((len(codes), D_MODEL))
     placed[:, _block(block)] = codes
     return placed
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line of this module.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        The words after the module's name; those of the command line by default.
+    """
+    import argparse
+    import sys
+
+    parser = argparse.ArgumentParser(prog="python -m workbench.circuits.constructed", description="Write the hand-made induction model.")
+    parser.add_argument("folder", type=Path, help="where it goes; the folder's name becomes the model's")
+    parser.add_argument("--seed", type=int, default=0, help="which head is which distractor (default: %(default)s)")
+    options = parser.parse_args(arguments)
+    sys.stdout.write(f"{build_constructed_model(options.folder, seed=options.seed)}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -2,7 +2,8 @@
 
 1. ROC: the threshold falls through the scores; AUC is the chance that a member outranks a non-member, ties counting half.
    Of several trials the AUC is the mean of theirs.
-2. Interval: members and non-members are drawn with replacement, separately, so that neither kind can be missing; percentiles of the AUC.
+2. Interval: members and non-members are drawn with replacement, separately, so that neither kind can be missing; percentiles of the AUC,
+   and of the true positive rate at each false positive rate (a band around the curve).
 3. Null: which items are members is permuted. p = (b + 1) / (n + 1), one-sided, b the permutations with at least this AUC. For n+ members
    and n- others without ties the AUC of random scores has mean 0.5 and standard deviation sqrt((n+ + n- + 1) / (12 n+ n-)).
 4. Precision and recall along the same thresholds; the authors' "F1", the harmonic mean of true positive rate and 1 - false positive rate,
@@ -42,6 +43,9 @@ class ROC(Result):
         Standard deviation of the AUC of random scores without ties.
     fpr, tpr, thresholds : float arrays (k,)
         Of the scores; of several trials, of the mean rank.
+    band_fpr : float array (51,)
+    band : float array (2, 51)
+        Interval of the true positive rate at each of these false positive rates, from the same draws as `ci`.
     precision_recall : float array (2, m)
         Precision and recall, from the lowest threshold to the highest (scikit-learn's order).
     average_precision, f1, authors_f1 : float
@@ -58,6 +62,8 @@ class ROC(Result):
     fpr: np.ndarray
     tpr: np.ndarray
     thresholds: np.ndarray
+    band_fpr: np.ndarray
+    band: np.ndarray
     precision_recall: np.ndarray
     average_precision: float
     f1: float
@@ -103,8 +109,8 @@ def roc(scores: Any, truth: Any, *, n_boot: int = 1000, n_null: int = 1000, leve
     aucs = (ranks[:, members].sum(1) - n_true * (n_true + 1) / 2) / (n_true * n_false)
     auc, mean_rank = float(aucs.mean()), ranks.mean(0)  # the AUC is linear in ranks, so the mean rank has the mean AUC
     above = np.mean([_above(one[members], one[~members]) for one in values], axis=0)  # (n_true, n_false)
-    draws = zip(rng.integers(n_true, size=(n_boot, n_true)), rng.integers(n_false, size=(n_boot, n_false)), strict=True)
-    samples = np.array([above[np.ix_(rows, columns)].mean() for rows, columns in draws])
+    draws = rng.integers(n_true, size=(n_boot, n_true)), rng.integers(n_false, size=(n_boot, n_false))
+    samples = np.array([above[np.ix_(rows, columns)].mean() for rows, columns in zip(*draws, strict=True)])
     sums = np.array([rng.permutation(mean_rank)[:n_true].sum() for _ in range(n_null)])
     null = (sums - n_true * (n_true + 1) / 2) / (n_true * n_false)
     shown = values[0] if len(values) == 1 else mean_rank
@@ -112,16 +118,22 @@ def roc(scores: Any, truth: Any, *, n_boot: int = 1000, n_null: int = 1000, leve
     precision, recall, _ = precision_recall_curve(members, shown)
     steps = -np.diff(recall) * precision[:-1]
     margin = 100 * (1 - level) / 2
+    ends = [margin, 100 - margin]
+    band_fpr = np.linspace(0, 1, 51)
+    hits, alarms = (_drawn_shares(shown[part], drawn, thresholds) for part, drawn in zip((members, ~members), draws, strict=True))
+    drawn_tpr = np.array([np.interp(band_fpr, x, y) for x, y in zip(alarms, hits, strict=True)])
     return ROC(
         auc=auc,
         aucs=aucs,
-        ci=np.percentile(samples, [margin, 100 - margin]),
+        ci=np.percentile(samples, ends),
         p_value=float((1 + (null >= auc - 1e-12).sum()) / (n_null + 1)),
         null=null,
         null_sd=float(np.sqrt((n_true + n_false + 1) / (12 * n_true * n_false))),
         fpr=fpr,
         tpr=tpr,
         thresholds=thresholds,
+        band_fpr=band_fpr,
+        band=np.percentile(drawn_tpr, ends, axis=0),
         precision_recall=np.stack([precision, recall]),
         average_precision=float(steps.sum()),
         f1=float(_harmonic(precision, recall).max()),
@@ -189,6 +201,17 @@ def _ranks(values: np.ndarray) -> np.ndarray:
 def _above(true: np.ndarray, false: np.ndarray) -> np.ndarray:
     """Which member outranks which other: 1, 0, and a half for ties; its mean is the AUC."""
     return (true[:, None] > false).astype(float) + 0.5 * (true[:, None] == false)
+
+
+def _drawn_shares(values: np.ndarray, draws: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
+    """Share of each draw (n_boot, n) of the values (n,) that reaches each of the falling thresholds (k,): (n_boot, k)."""
+    n_boot, n = draws.shape
+    order = np.argsort(-values)
+    place = np.empty(n, dtype=np.int64)
+    place[order] = np.arange(n)
+    counts = np.bincount((place[draws] + n * np.arange(n_boot)[:, None]).ravel(), minlength=n_boot * n).reshape(n_boot, n)
+    reached = np.hstack([np.zeros((n_boot, 1)), counts.cumsum(1) / n])
+    return reached[:, np.searchsorted(-values[order], -thresholds, side="right")]
 
 
 def _harmonic(a: np.ndarray, b: np.ndarray) -> np.ndarray:

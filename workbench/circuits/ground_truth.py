@@ -7,7 +7,8 @@
    the published lists. Denoising is in the table and does not decide: of a chain of heads one restored alone shows nothing.
 4. With enough prompts a null of zero is left by effects too small to matter; this is what `min_share` is for.
 
-`python -m workbench.circuits.ground_truth MODEL` writes `data/circuits/<model>.csv` for all tasks, from which `known_circuit` reads.
+`python -m workbench.circuits.ground_truth MODEL` writes `data/circuits/<model>.csv` for all tasks, from which `known_circuit` reads; with
+`--edges` it patches every connection between heads instead and writes `data/circuits/edges/<model>.csv`, from which `known_edges` reads.
 
 Source: Wang et al. 2023, Heimersheim and Nanda 2024 (noising and denoising); the issue that asks for it; the rule is ours.
 """
@@ -22,9 +23,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from workbench.circuits.known import circuits_folder
+from workbench.circuits.edges import edge_circuit, later, patch_edges
+from workbench.circuits.known import EDGES_FOLDER, circuits_folder
 from workbench.circuits.patching import exhaustive_patching
-from workbench.circuits.prompts import CORRUPTION
+from workbench.circuits.prompts import CORRUPTION, EDGE_CORRUPTION
 from workbench.circuits.tasks import task as make_task
 from workbench.errors import InputError, fail
 from workbench.results import Result, provenance, write_atomically
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
     from workbench.circuits.tasks import Task
 
 SETTINGS = (("resample", "noising"), ("mean", "noising"), ("resample", "denoising"), ("mean", "denoising"))
-N_PROMPTS, SEED = 128, 100  # prompts that decide; other seeds than any evaluation uses
+N_PROMPTS, N_EDGE_PROMPTS, SEED = 128, 16, 100  # prompts that decide; other seeds than any evaluation uses
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -143,6 +145,52 @@ def write_ground_truth(model: Any, *, tasks: Sequence[str] | None = None, n: int
     return target
 
 
+def write_edges(model: Any, *, tasks: Sequence[str] | None = None, n: int = N_EDGE_PROMPTS, folder: str | Path | None = None) -> Path:
+    """Patch every connection between heads for several tasks and write the effects where `known_edges` looks.
+
+    Parameters
+    ----------
+    model : TransformerBridge
+    tasks : sequence of str, optional
+        All four by default.
+    n : int
+        Prompts a task; the model runs once for each connection.
+    folder : path, optional
+        As in `write_ground_truth`.
+
+    Returns
+    -------
+    Path
+        `<folder>/edges/<model>.csv`: task, source, target, effect, p_value, in_circuit, behaviour, n_prompts; a row for each pair of heads
+        in rising layers, and for each head's way straight to the output, which has no p-value.
+
+    Raises
+    ------
+    InputError
+        As `patch_edges` and `task` do.
+    StorageError
+        When the file cannot be written.
+    """
+    import pandas as pd
+
+    frames = []
+    for name in EDGE_CORRUPTION if tasks is None else tasks:
+        found = patch_edges(model, make_task(name, model, n=n, seed=SEED, negative=EDGE_CORRUPTION[name]), method="activation")
+        shape = found.scores.shape
+        possible = np.column_stack([later(*found.node.shape), np.ones(shape[0], dtype=bool)])
+        p_value = np.column_stack([found.p_value, np.full(shape[0], np.nan)])
+        truth = np.column_stack([edge_circuit(found), np.zeros(shape[0], dtype=bool)])
+        source, target = np.nonzero(possible)
+        # fmt: off
+        columns = {"task": name, "source": found.sources[source], "target": found.destinations[target], "effect": found.scores[possible],
+                   "p_value": p_value[possible], "in_circuit": truth[possible], "behaviour": found.behaviour, "n_prompts": n}
+        # fmt: on
+        frames.append(pd.DataFrame(columns))
+    target = (circuits_folder() if folder is None else Path(folder)) / EDGES_FOLDER / f"{str(model.cfg.model_name).split('/')[-1]}.csv"
+    write_atomically(target, pd.concat(frames, ignore_index=True).to_csv(index=False, float_format="%.5g").encode())
+    return target
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line of this module.
 
@@ -157,11 +205,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     parser = argparse.ArgumentParser(prog="python -m workbench.circuits.ground_truth", description="Circuits by exhaustive patching.")
     parser.add_argument("models", nargs="+", help="embedded names, folders or hub ids")
-    parser.add_argument("--prompts", type=int, default=N_PROMPTS, help="prompts a task (default: %(default)s)")
+    parser.add_argument("--edges", action="store_true", help="patch connections between heads, not heads")
+    parser.add_argument("--prompts", type=int, help=f"prompts a task (default: {N_PROMPTS}, with --edges {N_EDGE_PROMPTS})")
     parser.add_argument("--folder", type=Path, help="where the tables go (default: data/circuits)")
     options = parser.parse_args(arguments)
     for name in options.models:
-        sys.stdout.write(f"{write_ground_truth(workbench.load_model(name), n=options.prompts, folder=options.folder)}\n")
+        write, usual = (write_edges, N_EDGE_PROMPTS) if options.edges else (write_ground_truth, N_PROMPTS)
+        n = usual if options.prompts is None else options.prompts
+        sys.stdout.write(f"{write(workbench.load_model(name), n=n, folder=options.folder)}\n")
     return 0
 
 

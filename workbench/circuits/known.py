@@ -3,6 +3,7 @@
 1. `data/circuits/published.csv` holds the lists of papers, "standard" and, where O'Neill and Bui's data differ, "authors".
 2. `data/circuits/<model>.csv` holds what `ground_truth` found in an embedded model by exhaustive patching.
 3. The hand-made model's circuit is known by construction.
+4. `data/circuits/edges/<model>.csv` holds the exact effects of all connections between heads (`ground_truth --edges`).
 
 Sources: `methods.md` section 7 (Wang et al. 2023; Hanna et al. 2023; Heimersheim and Janiak 2023; lists in Conmy et al. 2023's code).
 """
@@ -14,12 +15,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.circuits.constructed import CIRCUIT, NAME
+from workbench.circuits.edges import EdgeScores
 from workbench.errors import IntegrityError, NotFoundError, fail
+from workbench.results import provenance
 
 if TYPE_CHECKING:
     import pandas as pd
 
 PUBLISHED = "published"
+EDGES_FOLDER = "edges"
 VARIANTS = ("standard", "authors")
 _ALIASES = {
     "gpt2": "gpt2-small",
@@ -101,6 +105,70 @@ def circuit_effects(model: Any) -> pd.DataFrame:
              f"one of {[path.stem for path in file.parent.glob('*.csv') if path.stem != PUBLISHED]}",
              "make it: python -m workbench.circuits.ground_truth MODEL")  # fmt: skip
     return pd.read_csv(file)
+
+
+def known_edges(task: Any, model: Any) -> EdgeScores:
+    """The committed exact effects of all connections between heads; `edge_circuit` of them is the circuit's connections.
+
+    Parameters
+    ----------
+    task : Task or str
+    model : TransformerBridge or str
+
+    Returns
+    -------
+    EdgeScores
+        Of method "activation".
+
+    Raises
+    ------
+    NotFoundError
+        For a model or a task without a table.
+    IntegrityError
+        For a table that cannot be read.
+    """
+    import numpy as np
+    import pandas as pd
+
+    wanted = str(getattr(task, "name", task))
+    name = str(getattr(getattr(model, "cfg", None), "model_name", model)).split("/")[-1]
+    file = circuits_folder() / EDGES_FOLDER / f"{name}.csv"
+    mend = "make it: python -m workbench.circuits.ground_truth --edges MODEL, or patch_edges(model, task, method='activation')"
+    if not file.is_file():
+        fail(
+            NotFoundError,
+            f"no table of connections for {name!r} in {file.parent}",
+            f"one of {sorted(p.stem for p in file.parent.glob('*.csv'))}",
+            mend,
+        )
+    try:
+        table = pd.read_csv(file, dtype={"source": str, "target": str})
+        rows = table[table["task"] == wanted]
+        if not len(rows):
+            fail(NotFoundError, f"no connections of task {wanted!r} for {name!r}", f"one of {sorted(set(table['task']))}", mend)
+        heads = sorted({*rows["source"], *rows["target"]} - {"output"}, key=lambda head: [int(part) for part in head.split(".")])
+        columns = [*heads, "output"]
+        scores, p_value = (rows.pivot(index="source", columns="target", values=key).reindex(index=heads, columns=columns)
+                           for key in ("effect", "p_value"))  # fmt: skip
+        layers = 1 + int(heads[-1].split(".")[0])
+        values = scores.fillna(0.0).to_numpy()
+        node = np.abs(values).max(1).reshape(layers, -1)
+        behaviour = float(rows["behaviour"].iloc[0])
+    except (KeyError, ValueError, IndexError, UnicodeDecodeError) as error:
+        fail(IntegrityError, f"{file} is no table of connections ({error})", "what ground_truth --edges writes",
+             "restore the file from git", cause=error)  # fmt: skip
+    return EdgeScores(
+        scores=values,
+        sources=np.array(heads),
+        destinations=np.array(columns),
+        pair=values[:, :-1],
+        to_output=values[:, -1],
+        node=node,
+        p_value=p_value[heads].fillna(1.0).to_numpy(),
+        behaviour=behaviour,
+        method="activation",
+        provenance=provenance({"file": str(file.name), "scores": values}, {"task": wanted, "model": name}),
+    )
 
 
 def circuits_folder() -> Path:

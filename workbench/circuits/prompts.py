@@ -196,6 +196,9 @@ NEGATIVES: dict[str, tuple[str, ...]] = {
 # The kind that takes the behaviour away from the metric too, for patching. The usual negative of IOI still names the answer, and the
 # metric is as large on it as on the positive.
 CORRUPTION = {name: kinds[0] for name, kinds in NEGATIVES.items()} | {"ioi": "new-names"}
+# The kind for connections. Where nothing repeats, the negative of induction begins as the positive does, and what earlier heads write of
+# it is the same; where something else repeats, what they pass on differs.
+EDGE_CORRUPTION = CORRUPTION | {"induction": "copy"}
 UNRELATED = (
     "The river was low that summer, and the boats stayed at the wall below the mill. Nobody had painted the fence for a long time. "
     "We left the windows open at night and heard the trains far away. A cold wind came over the hills in the morning, so the children "
