@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from workbench.errors import InputError, NotFoundError, OfflineError, WorkbenchError, WorkbenchWarning
+from workbench.errors import InputError, NotFoundError, WorkbenchWarning
 from workbench.sources.corpora import corpus, python_source
 from workbench.sources.tokens import Tokens
 
@@ -136,12 +136,3 @@ def test_bad_requests_name_the_mend(tmp_path, tiny_tokenizer):
         corpus(str(tmp_path), tokenizer=tiny_tokenizer, n_tokens=10)
     with pytest.raises(InputError, match="no BOS, CLS or end-of-text"):
         corpus(tokenizer=type("Bare", (), {"__call__": lambda *a, **k: {"input_ids": []}})(), n_tokens=10)
-
-
-def test_a_dataset_without_a_hub_says_so(tiny_tokenizer, monkeypatch):
-    import datasets
-
-    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
-    with pytest.raises(WorkbenchError, match="local folder of text files|check the spelling") as caught:
-        corpus("someone/some-text", tokenizer=tiny_tokenizer, n_tokens=10)
-    assert isinstance(caught.value, (OfflineError, NotFoundError))

@@ -5,8 +5,11 @@ from __future__ import annotations
 import hashlib
 import http.server
 import json
+import os
 import shutil
 import socket
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -15,6 +18,7 @@ import pytest
 
 from workbench.errors import IntegrityError, NotFoundError, OfflineError
 from workbench.sources import hub
+from workbench.sources.corpora import corpus
 from workbench.sources.models import load_model
 from workbench.sources.saes import load_sae
 
@@ -34,11 +38,20 @@ def repositories(tmp_path_factory, tiny_llama, tiny_sae):
     entry = registry()[RELEASE]
     path = next(sae["path"] for sae in entry["saes"] if sae["id"] == SAE_ID)
     shutil.copytree(tiny_sae, root / entry["repo_id"] / path)
+    for name, column in (("texts", "text"), ("parts", "text"), ("codes", "code")):
+        folder = root / "datasets" / "owner" / name
+        folder.mkdir(parents=True)
+        for part in ("train", "test") if name == "parts" else ("train",):
+            lines = [json.dumps({column: f"The {part} text of number {i} says {i * i}."}) for i in range(200)]
+            (folder / f"{part}.jsonl").write_text("\n".join(lines))
     return root
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """`/api/models/<id>/revision/<rev>`, `/api/models/<id>/tree/<rev>` and `/<id>/resolve/<rev>/<file>` of the hub's API."""
+    """`/api/models/<id>/revision/<rev>`, `/api/models/<id>/tree/<rev>` and `/<id>/resolve/<rev>/<file>` of the hub's API.
+
+    The same of data sets, under `/api/datasets` and `/datasets`.
+    """
 
     root: Path
     asked: list[str]
@@ -57,9 +70,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
         parts = self.path.split("?")[0].strip("/").split("/")
         if parts == [""]:
             return self.reply(b"a hub", body)
-        api = parts[:2] == ["api", "models"]
-        owner, name, *rest = parts[2:] if api else parts
-        folder = self.root / owner / name
+        api = parts[0] == "api"
+        parts = parts[1:] if api else parts
+        root = self.root / "datasets" if parts[0] == "datasets" else self.root
+        parts = parts[1:] if parts[0] in ("models", "datasets") else parts
+        if len(parts) < 2:
+            return self.error("EntryNotFound", 404)
+        owner, name, *rest = parts
+        folder = root / owner / name
         if not folder.is_dir():
             return self.error("RepoNotFound", 401)
         if len(rest) > 1 and rest[1] not in ("main", COMMIT):
@@ -76,7 +94,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return self.error("EntryNotFound", 404)
         content = path.read_bytes()
         etag = hashlib.sha256(content).hexdigest() if path.suffix == ".safetensors" else hashlib.sha1(content).hexdigest()
-        return self.reply(content, body, kind="application/octet-stream", headers={"ETag": f'"{etag}"', "X-Repo-Commit": COMMIT})
+        headers, status = {"ETag": f'"{etag}"', "X-Repo-Commit": COMMIT}, 200
+        if "Range" in self.headers:  # data sets are streamed in pieces
+            first, last = (int(number) for number in self.headers["Range"].removeprefix("bytes=").split("-"))
+            headers["Content-Range"], status = f"bytes {first}-{last}/{len(content)}", 206
+            content = content[first : last + 1]
+        return self.reply(content, body, kind="application/octet-stream", headers=headers, status=status)
 
     def entry(self, folder: Path, path: Path) -> dict:
         content = path.read_bytes()
@@ -237,3 +260,47 @@ def test_cache_only_is_undone(use):
     with pytest.raises(RuntimeError, match="offline is True"):
         inside()
     assert not constants.HF_HUB_OFFLINE
+
+
+def test_a_data_set_is_streamed_and_split(server, tiny_llama, tmp_path):
+    """In a process of its own: `datasets` reads the hub's address when it is imported."""
+    script = """
+import json, sys
+from transformers import AutoTokenizer
+from workbench.errors import WorkbenchError
+from workbench.sources.corpora import corpus
+
+tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
+seen = {}
+for name, split in (("owner/texts", "train"), ("owner/texts", "val"), ("owner/parts", "train"), ("owner/parts", "val")):
+    tokens = corpus(name, tokenizer=tokenizer, n_tokens=20_000, context=64, split=split)
+    seen[f"{name} {split}"] = [tokenizer.decode(ids[keep]) for ids, keep in zip(tokens.ids, tokens.keep)]
+for name in ("owner/codes", "owner/nothing"):
+    try:
+        corpus(name, tokenizer=tokenizer, n_tokens=100)
+    except WorkbenchError as error:
+        seen[name] = f"{type(error).__name__}: {error}"
+print(json.dumps(seen))
+"""
+    at = {"HF_ENDPOINT": server.address, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0", "NO_PROXY": "127.0.0.1"}
+    environment = os.environ | at
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", script, str(tiny_llama)], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    seen = json.loads(done.stdout.splitlines()[-1])
+    train, val = {*seen["owner/texts train"]}, {*seen["owner/texts val"]}
+    assert not train & val
+    assert len(train) + len(val) == 200  # one part: every text is on one side, about one in ten is held out
+    assert 5 <= len(val) <= 40
+    assert len({*seen["owner/parts train"]}) == 200 == len({*seen["owner/parts val"]})
+    assert all("train text" in text for text in seen["owner/parts train"])
+    assert all("test text" in text for text in seen["owner/parts val"])
+    assert "InputError" in seen["owner/codes"]
+    assert "['code']" in seen["owner/codes"]
+    assert "NotFoundError" in seen["owner/nothing"]
+    assert any(path.startswith("/datasets/owner/texts/resolve") for path in server.asked)
+
+
+def test_a_data_set_without_a_hub_names_the_mend(use, tiny_tokenizer):
+    use(nobody())
+    with pytest.raises(OfflineError, match="does not answer.*local folder of text files"):
+        corpus("owner/texts", tokenizer=tiny_tokenizer, n_tokens=10)

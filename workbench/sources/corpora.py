@@ -11,6 +11,7 @@ and the text of the notebooks never share a file.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import importlib.metadata
@@ -26,6 +27,7 @@ import numpy as np
 
 from workbench.errors import InputError, NotFoundError, OfflineError, WorkbenchWarning, fail
 from workbench.results import provenance
+from workbench.sources import hub
 from workbench.sources.tokens import Tokens, bos_token, describe_tokenizer, pad_token
 
 # Everything here is a dependency of the workbench itself, pinned in constraints.txt.
@@ -89,7 +91,7 @@ def corpus(
     ----------
     name : str
         `"python-source"`; a folder of text files (with `train` and `val` subfolders, or without: then every split is the whole folder);
-        or a Hugging Face dataset id with a `text` column (streamed).
+        or a Hugging Face dataset id with a `text` column (streamed; without a held-out part, its texts are split by their hash).
     tokenizer : Hugging Face tokenizer
         Or a model that carries one as `.tokenizer`.
     n_tokens : int
@@ -266,7 +268,7 @@ def _ordered(paths: list[tuple[str, str, Path]], split: str, seed: int, counts: 
         except OSError:
             counts["bad_encoding"] += 1
             continue
-        if split_by_hash and split != "all" and (int(digest[:8], 16) % _VAL_SHARE == 0) != (split == "val"):
+        if split_by_hash and not _belongs(digest, split):
             continue
         counts["duplicate"] += digest in chosen
         chosen.setdefault(digest, (source, name, path))
@@ -285,39 +287,58 @@ def _ordered(paths: list[tuple[str, str, Path]], split: str, seed: int, counts: 
             counts["empty"] += 1
 
 
-def _dataset(name: str, split: str, seed: int, counts: dict) -> Iterator[Document]:
-    import datasets
+def _belongs(digest: str, split: str) -> bool:
+    """Whether a text of this SHA-256 is in the split; one in `_VAL_SHARE` is held out."""
+    return split == "all" or (int(digest[:8], 16) % _VAL_SHARE == 0) == (split == "val")
 
-    wanted = {"val": ("validation", "val", "test", "train"), "train": ("train",), "all": ("train",)}[split]
+
+@contextlib.contextmanager
+def _reaching(name: str) -> Iterator[None]:
+    """What goes wrong between here and the hub, in words."""
     try:
-        available = datasets.get_dataset_split_names(name)
-        stream = datasets.load_dataset(name, split=next((s for s in wanted if s in available), available[0]), streaming=True)
-        rows = iter(stream.shuffle(seed=seed, buffer_size=1_000))
-        first = next(rows, None)
+        if not hub.reachable():
+            raise ConnectionError(f"{hub.endpoint()} does not answer")
+        yield
     except FileNotFoundError as error:
         fail(NotFoundError, f"no dataset {name!r} on the hub", "a Hugging Face dataset id", "check the spelling", cause=error)
-    except (OSError, ConnectionError) as error:
+    except OSError as error:
         fail(
             OfflineError,
-            f"the dataset {name!r} cannot be reached ({type(error).__name__})",
+            f"the dataset {name!r} cannot be reached ({type(error).__name__}: {error})",
             "a reachable Hugging Face hub",
             "use 'python-source' or a local folder of text files, which need no network",
             cause=error,
         )
-    while first is not None:
-        text = first.get("text")
+
+
+def _dataset(name: str, split: str, seed: int, counts: dict) -> Iterator[Document]:
+    import datasets
+
+    held_out = ("validation", "val", "test")
+    wanted = (*held_out, "train") if split == "val" else ("train",)
+    with _reaching(name):
+        available = datasets.get_dataset_split_names(name)
+        part = next((s for s in wanted if s in available), available[0])
+        rows = iter(datasets.load_dataset(name, split=part, streaming=True).shuffle(seed=seed, buffer_size=1_000))
+        row = next(rows, None)
+    # Without a held-out part the texts are split by their hash: no text is both trained on and held out.
+    whole = any(s in available for s in held_out)
+    while row is not None:
+        text = row.get("text")
         if not isinstance(text, str):
             fail(
                 InputError,
-                f"the dataset {name!r} has columns {sorted(first)}",
+                f"the dataset {name!r} has columns {sorted(row)}",
                 "a column 'text' of strings",
                 "choose another dataset or save it as text files",
             )
-        if text.strip():
-            yield Document(name, str(counts["documents"]), text, hashlib.sha256(text.encode()).hexdigest())
-        else:
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        if not text.strip():
             counts["empty"] += 1
-        first = next(rows, None)
+        elif whole or _belongs(digest, split):
+            yield Document(name, str(counts["documents"]), text, digest)
+        with _reaching(name):
+            row = next(rows, None)
 
 
 def _encode_texts(tokenizer, texts: list[str]) -> list[list[int]]:
