@@ -231,6 +231,7 @@ def analogies(accuracy: AnalogyAccuracy) -> go.Figure:
             legendrank=1002,
             showlegend=index == 0,
             marker={"symbol": "diamond-open", "size": 11, "color": INK, "line": {"width": 2}},
+            cliponaxis=False,  # a share of 0 lies on the frame
             row=1,
             col=1,
         )
@@ -250,6 +251,7 @@ def analogies(accuracy: AnalogyAccuracy) -> go.Figure:
         x=none[order],
         mode="markers",
         showlegend=False,
+        cliponaxis=False,
         row=1,
         col=2,
         marker={"symbol": "diamond-open", "size": 11, "color": INK, "line": {"width": 2}},
