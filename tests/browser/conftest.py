@@ -1,12 +1,15 @@
-"""A real JupyterLab in a real Chromium: `workbench lab` on copies of the notebooks, with tiny models in their parameters.
+"""A real JupyterLab in a real Chromium: `workbench lab` on a temporary folder, one server and one page for all tests.
 
-- `lab` starts the README's lab command on a temporary folder and gives its address, folder and token
-- `page` is a Chromium page; without a Chromium the tests are skipped with the way to get one, but never where CI is set
-- `put(name, **parameters)` copies a notebook there with other parameters; `run(name)` opens it and runs all its cells
+- `lab` starts the README's lab command and gives its address, folder and token
+- `desk` is JupyterLab's page in Chromium: it opens and runs notebooks, changes the theme and the width, asks the kernel, takes
+  screenshots (into build/screenshots, or the folder WORKBENCH_SCREENSHOTS) and keeps every error of page and console
+- `put(name, **parameters)` copies a notebook of the repository into the lab with other parameters, `write(name, cells)` makes a new one
+- without a Chromium the tests are skipped with the way to get one, but never where CI is set
 """
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import json
 import os
@@ -24,6 +27,53 @@ from workbench.figures.theme import find_browser
 
 ROOT = Path(__file__).resolve().parents[2]
 START_SECONDS, STEP_SECONDS = 400, 240  # generous: a busy machine without a graphics card draws WebGL slowly
+WIDE, NARROW, HEIGHT = 1280, 800, 1000
+THEMES = {"dark": "JupyterLab Dark", "light": "JupyterLab Light"}
+
+# What JupyterLab itself writes to the console as errors, with no word of ours: each with its reason.
+CONSOLE_ALLOWED = (
+    # a fresh server has no saved workspace and no announcements; Lab asks, and Chromium logs the answer
+    r"Failed to load resource: the server responded with a status of 40[34] .*/(lab/api/workspaces|lab/api/news|lab/api/update)",
+)
+
+# In the page: the notebook in front, and what its kernel said that should not have been said.
+READY = """() => { const p = window.jupyterapp.shell.currentWidget; const k = p && p.sessionContext && p.sessionContext.isReady
+    && p.sessionContext.session && p.sessionContext.session.kernel; return k && k.status === 'idle' && p.context.path }"""
+WATCH = """() => { window.workbenchProblems = []
+    window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.iopubMessage.connect((_, message) => {
+        const type = message.header.msg_type, content = message.content
+        if (type === 'error') window.workbenchProblems.push(content.ename + ': ' + content.evalue)
+        if (type === 'stream' && /Traceback/.test(content.text)) window.workbenchProblems.push(content.text) }) }"""
+RUN = "() => window.jupyterapp.commands.execute('notebook:run-all-cells').then(() => true)"
+OUTPUTS = "() => window.jupyterapp.shell.currentWidget.content.widgets.map(cell => cell.model.toJSON())"
+ASK = """async code => { const kernel = window.jupyterapp.shell.currentWidget.sessionContext.session.kernel
+    const reply = await kernel.requestExecute({code: '', silent: true, store_history: false, user_expressions: {answer: code}}).done
+    return reply.content.user_expressions.answer }"""
+CLOSE = """async () => { const app = window.jupyterapp, panel = app.shell.currentWidget
+    if (panel && panel.sessionContext) { await panel.context.save(); await panel.sessionContext.shutdown(); panel.close() } }"""
+# Where on the page a point of a plot is: by the latent (or other number) in its customdata, or by coordinates of the first axes.
+PLACE = """(plot, [wanted, x, y]) => { const layout = plot._fullLayout, box = plot.getBoundingClientRect()
+    const at = (trace, x, y) => { const ax = layout['xaxis' + trace.xaxis.slice(1)], ay = layout['yaxis' + trace.yaxis.slice(1)]
+        return [box.x + ax._offset + ax.d2p(x), box.y + ay._offset + ay.d2p(y)] }
+    if (wanted === null) return at({xaxis: 'x', yaxis: 'y'}, x, y)
+    for (const trace of plot._fullData.slice().reverse()) {
+        const index = trace.customdata ? Array.from(trace.customdata).findIndex(one => (one.length ? one[0] : one) === wanted) : -1
+        if (index >= 0) return at(trace, trace.x[index], trace.y[index]) } }"""
+SMALL_TEXT = """root => [...root.querySelectorAll('text, label, td, th, p, div, span, button, select, input')]
+    .filter(node => node.checkVisibility() && parseFloat(getComputedStyle(node).fontSize) < 12
+        && [...node.childNodes].some(child => child.nodeType === 3 && child.textContent.trim()))
+    .map(node => [node.textContent.trim().slice(0, 40), getComputedStyle(node).fontSize])"""
+TOO_WIDE = """root => {
+    const edge = root.getBoundingClientRect().right + 1
+    const scrolls = node => {
+        for (; node !== root; node = node.parentElement) if (getComputedStyle(node).overflowX !== 'visible') return true
+        return false }
+    return [...root.querySelectorAll('*')]
+        .filter(node => node.checkVisibility() && node.getBoundingClientRect().right > edge && !scrolls(node.parentElement))
+        .map(node => node.className.toString().slice(0, 80)).slice(0, 5) }"""
+BACKGROUNDS = """node => { const seen = []
+    for (; node; node = node.parentElement) seen.push(getComputedStyle(node).backgroundColor)
+    return seen }"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +83,151 @@ class Lab:
     address: str
     token: str
     folder: Path
+
+
+class Panel:
+    """An explorer on the page, by its kind: what a reader does with its controls and pictures."""
+
+    def __init__(self, page, kind: str) -> None:
+        self.page, self.kind = page, kind
+        self.root = page.locator(f".wb-explorer.wb-{kind}").first
+
+    def part(self, name: str, inside: str = ""):
+        """A control, plot or pane, or something inside of it."""
+        return self.root.locator(f".wb-{self.kind}-{name} {inside}" if inside else f".wb-{self.kind}-{name}").first
+
+    def slide(self, name: str, key: str) -> None:
+        """Press a key on a slider."""
+        self.part(name, ".noUi-handle").focus()
+        self.page.keyboard.press(key)
+
+    def type(self, name: str, text: str) -> None:
+        """Type into a box, and Enter."""
+        box = self.part(name, "input")
+        box.fill(text)
+        box.press("Enter")
+
+    def choose(self, name: str, label: str) -> None:
+        """Choose from a drop-down list."""
+        self.part(name, "select").select_option(label=label)
+
+    def plot(self, name: str):
+        """The drawn plot."""
+        plot = self.part(name, ".js-plotly-plot")
+        plot.scroll_into_view_if_needed()
+        return plot
+
+    def click(self, name: str, number: int | None = None, *, x: float = 0, y: float = 0) -> None:
+        """Click a point of a plot: by its number (customdata) or by coordinates."""
+        place = self.plot(name).evaluate(PLACE, [number, x, y])
+        self.page.mouse.move(place[0] - 4, place[1] - 1)
+        self.page.mouse.move(*place, steps=3)
+        self.page.wait_for_timeout(150)  # plotly hears a click on what it has been hovering over
+        self.page.mouse.click(*place)
+
+    def lasso(self, name: str, corners: list[tuple[float, float]]) -> None:
+        """Draw a lasso around corners, given in coordinates of the first axes."""
+        plot = self.plot(name)
+        plot.hover()
+        plot.locator('.modebar-btn[data-val="lasso"]').first.click()
+        places = [plot.evaluate(PLACE, [None, x, y]) for x, y in corners]
+        self.page.mouse.move(*places[0])
+        self.page.mouse.down()
+        for place in [*places[1:], places[0]]:
+            self.page.mouse.move(*place, steps=4)
+        self.page.mouse.up()
+
+    def words(self, name: str) -> str:
+        """The text of a pane."""
+        return self.part(name).inner_text()
+
+    def error(self) -> str:
+        """What the panel says has gone wrong."""
+        alert = self.root.locator(".wb-error [role=alert], .wb-error[role=alert]")
+        return alert.first.inner_text() if alert.count() else ""
+
+
+class Desk:
+    """JupyterLab's page: what a reader does with it, and what went wrong in it."""
+
+    def __init__(self, page, lab: Lab, screenshots: Path) -> None:
+        self.page, self.lab, self.screenshots = page, lab, screenshots
+        self.problems: list[str] = []
+        page.on("pageerror", lambda error: self.problems.append(f"page: {error}"))
+        page.on("console", self._heard)
+        page.goto(f"{lab.address}/lab?token={lab.token}&reset")
+        page.wait_for_function("() => window.jupyterapp && window.jupyterapp.shell", timeout=START_SECONDS * 1000)
+        page.evaluate("() => window.jupyterapp.restored.then(() => window.jupyterapp.shell.collapseLeft())")
+
+    def _heard(self, message) -> None:
+        text = f"{message.text} {message.location.get('url', '')}"
+        if message.type == "error" and not any(re.search(pattern, text) for pattern in CONSOLE_ALLOWED):
+            self.problems.append(f"console: {text}")
+
+    def run(self, path: Path) -> list[dict]:
+        """Open a notebook, run all its cells to the end, save it; returns its cells. A traceback in any of them is a problem."""
+        page = self.page
+        page.evaluate("path => window.jupyterapp.commands.execute('docmanager:open', {path, factory: 'Notebook'})", path.name)
+        page.wait_for_function(READY, timeout=START_SECONDS * 1000)
+        page.evaluate(WATCH)
+        page.set_default_timeout(START_SECONDS * 1000)
+        page.evaluate(RUN)
+        page.wait_for_function(READY, timeout=START_SECONDS * 1000)
+        page.set_default_timeout(STEP_SECONDS * 1000)
+        cells = page.evaluate(OUTPUTS)
+        for cell in cells:
+            for output in cell.get("outputs", ()):
+                if output["output_type"] == "error":
+                    self.problems.append(f"cell {cell['source'][:60]!r}: {output['ename']}: {output['evalue']}")
+        return cells
+
+    def ask(self, expression: str):
+        """The value of a Python expression in the notebook's kernel."""
+        answer = self.page.evaluate(ASK, f"repr({expression})")
+        assert answer["status"] == "ok", answer
+        return ast.literal_eval(ast.literal_eval(answer["data"]["text/plain"]))
+
+    def panel(self, kind: str) -> Panel:
+        """An explorer on the page."""
+        panel = Panel(self.page, kind)
+        panel.root.scroll_into_view_if_needed()
+        return panel
+
+    def until(self, expression: str, expected) -> None:
+        """Wait until a Python expression in the kernel has a value: what the page sent takes its time."""
+        deadline = time.monotonic() + STEP_SECONDS
+        while (found := self.ask(expression)) != expected:
+            assert time.monotonic() < deadline, f"{expression} is {found!r}, not {expected!r}"
+            self.page.wait_for_timeout(100)
+
+    def theme(self, name: str) -> None:
+        """Change JupyterLab's theme: "dark" or "light"."""
+        page, dark = self.page, str(name != "dark").lower()
+        page.evaluate("theme => window.jupyterapp.commands.execute('apputils:change-theme', {theme})", THEMES[name])
+        page.wait_for_function(f"() => document.body.dataset.jpThemeLight === '{dark}'")
+        page.wait_for_timeout(300)  # the old theme's sheet is removed after the new one came
+
+    def width(self, pixels: int) -> None:
+        """Change the window's width, and wait until figures have followed."""
+        self.page.set_viewport_size({"width": pixels, "height": HEIGHT})
+        self.page.wait_for_timeout(700)
+
+    def shot(self, locator, name: str) -> Path:
+        """A screenshot of an element."""
+        path = self.screenshots / f"{name}.png"
+        locator.scroll_into_view_if_needed()
+        locator.screenshot(path=path)
+        return path
+
+    def heard(self) -> list[str]:
+        """What went wrong since the last time, in page, console and kernel."""
+        said = self.page.evaluate("() => (window.workbenchProblems || []).splice(0)")
+        found, self.problems = [*self.problems, *(f"kernel: {text}" for text in said)], []
+        return found
+
+    def close(self) -> None:
+        """Close the notebook and end its kernel."""
+        self.page.evaluate(CLOSE)
 
 
 def pytest_collection_modifyitems(items):
@@ -45,10 +240,15 @@ def pytest_collection_modifyitems(items):
 def lab(tmp_path_factory):
     """`workbench lab`, as the README has it, on a temporary folder."""
     folder, home = tmp_path_factory.mktemp("notebooks"), tmp_path_factory.mktemp("home")
-    settings = home / "settings" / "@jupyterlab" / "notebook-extension"
-    settings.mkdir(parents=True)
-    # cells outside the window must exist, or nothing of them can be checked
-    (settings / "tracker.jupyterlab-settings").write_text(json.dumps({"windowingMode": "none"}))
+    settings = home / "settings" / "@jupyterlab"
+    for plugin, content in {
+        # cells outside the window must exist, or nothing of them can be checked
+        "notebook-extension/tracker": {"windowingMode": "none"},
+        "apputils-extension/notification": {"checkForUpdates": False, "fetchNews": "false"},
+    }.items():
+        path = settings / f"{plugin}.jupyterlab-settings"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(content))
     environment = os.environ | {
         "HOME": str(home), "IPYTHONDIR": str(home / "ipython"),
         "JUPYTER_RUNTIME_DIR": str(home / "runtime"), "JUPYTER_CONFIG_DIR": str(home / "config"),
@@ -88,35 +288,42 @@ def _address(log: Path, process: subprocess.Popen) -> tuple[str, str]:
 
 @pytest.fixture(scope="session")
 def chromium():
-    """A headless Chromium of the system."""
-    path = find_browser()
-    if path is None:
-        mend = "no Chromium; Debian and Ubuntu: apt-get install chromium, or set BROWSER_PATH"
-        pytest.fail(mend) if os.environ.get("CI") else pytest.skip(mend)
+    """A headless Chromium: the system's, or one that Playwright downloaded before."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
+        path = find_browser() or playwright.chromium.executable_path
+        if not os.access(path, os.X_OK):
+            mend = "no Chromium; Debian and Ubuntu: apt-get install chromium; elsewhere: playwright install chromium; or set BROWSER_PATH"
+            pytest.fail(mend) if os.environ.get("CI") else pytest.skip(mend)
         # software WebGL: the machines that check this have no graphics card
-        browser = playwright.chromium.launch(
-            executable_path=path, args=["--no-sandbox", "--enable-unsafe-swiftshader", "--disable-dev-shm-usage"]
-        )
+        options = ["--no-sandbox", "--enable-unsafe-swiftshader", "--disable-dev-shm-usage", "--disable-background-networking"]
+        browser = playwright.chromium.launch(executable_path=path, args=options)
         yield browser
         browser.close()
 
 
-@pytest.fixture
-def page(chromium):
-    """A fresh page of its own context."""
-    context = chromium.new_context(viewport={"width": 1280, "height": 1000})
+@pytest.fixture(scope="session")
+def _desk(chromium, lab):
+    screenshots = Path(os.environ.get("WORKBENCH_SCREENSHOTS", ROOT / "build" / "screenshots"))
+    screenshots.mkdir(parents=True, exist_ok=True)
+    context = chromium.new_context(viewport={"width": WIDE, "height": HEIGHT})
     page = context.new_page()
     page.set_default_timeout(STEP_SECONDS * 1000)
-    yield page
+    yield Desk(page, lab, screenshots)
     context.close()
 
 
 @pytest.fixture
+def desk(_desk):
+    """JupyterLab's page; whatever went wrong in it during a test fails the test."""
+    yield _desk
+    assert _desk.heard() == []
+
+
+@pytest.fixture(scope="session")
 def put(lab):
-    """Copy a notebook into the lab's folder with other parameters."""
+    """Copy a notebook of the repository into the lab's folder with other parameters."""
     from papermill.iorw import load_notebook_node
     from papermill.parameterize import parameterize_notebook
 
@@ -129,19 +336,57 @@ def put(lab):
     return put
 
 
+@pytest.fixture(scope="session")
+def write(lab):
+    """Write a notebook of code cells into the lab's folder; a cell that fails does not stop the ones below it."""
+
+    def write(name: str, cells: list[str]) -> Path:
+        made = [nbformat.v4.new_code_cell(source, metadata={"tags": ["raises-exception"]}) for source in cells]
+        book = nbformat.v4.new_notebook(cells=made, metadata={"kernelspec": {"name": "python3", "display_name": "x", "language": "python"}})
+        nbformat.write(book, lab.folder / f"{name}.ipynb")
+        return lab.folder / f"{name}.ipynb"
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def contrast():
+    """Contrast (WCAG 2.1) of an element's text with what is behind it; `ink` is the property that colours the text."""
+
+    def luminance(colour: str) -> float:
+        channels = [int(part) / 255 for part in re.findall(r"\d+", colour)[:3]]
+        linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    def contrast(locator, ink: str = "color") -> float:
+        inks = luminance(locator.evaluate(f"node => getComputedStyle(node).{ink}"))
+        worst = 21.0
+        for paper in locator.evaluate(BACKGROUNDS):
+            if not paper.endswith(", 0)"):  # transparent: what shows is behind it
+                low, high = sorted([inks, luminance(paper)])
+                worst = min(worst, (high + 0.05) / (low + 0.05))
+                if not paper.startswith("rgba"):
+                    break
+        return worst
+
+    return contrast
+
+
 @pytest.fixture
-def run(lab, page):
-    """Open a notebook and run all its cells; returns the page. The saved notebook holds the outputs afterwards."""
+def looks(desk, contrast):
+    """Take an explorer's screenshot and check that it can be read: contrast, size of text, nothing beyond its edge, controls labelled."""
 
-    def run(name: str):
-        page.goto(f"{lab.address}/lab/tree/{name}.ipynb?token={lab.token}&reset")
-        page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=START_SECONDS * 1000)
-        page.wait_for_function(
-            "() => { const p = window.jupyterapp.shell.currentWidget; return p && p.sessionContext && p.sessionContext.isReady"
-            " && p.sessionContext.session && p.sessionContext.session.kernel && p.sessionContext.session.kernel.status === 'idle' }",
-            timeout=START_SECONDS * 1000)  # fmt: skip
-        page.evaluate("() => window.jupyterapp.commands.execute('notebook:run-all-cells')")
-        page.evaluate("() => window.jupyterapp.commands.execute('docmanager:save')")
-        return page
+    def looks(panel: Panel, name: str) -> None:
+        desk.shot(panel.root, f"{panel.kind}_{name}")
+        inks = (".widget-label", "color"), (".wb-pane", "color"), (".wb-pane td", "color"), (".js-plotly-plot .xtick text", "fill")
+        for selector, ink in (*inks, (".js-plotly-plot .gtitle", "fill"), (".js-plotly-plot .legendtext", "fill")):
+            for found in panel.root.locator(selector).all()[:3]:
+                if found.is_visible():
+                    assert contrast(found, ink) >= 4.5, (panel.kind, name, selector)  # WCAG 2.1 AA for text
+        assert panel.root.evaluate(SMALL_TEXT) == [], (panel.kind, name)
+        assert panel.root.evaluate(TOO_WIDE) == [], (panel.kind, name)
+        for control in panel.root.locator("select, input").all():
+            if control.is_visible():
+                assert control.evaluate("node => node.labels.length ? node.labels[0].innerText.trim() : node.ariaLabel"), (panel.kind, name)
 
-    return run
+    return looks

@@ -1,0 +1,156 @@
+"""Every explorer as a reader meets it: keyboard, mouse, search, themes and widths; what the page shows follows, and nothing goes wrong."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+CELLS = Path(__file__).with_name("explorer_cells.py")
+KINDS = ("latent", "lobes", "crystals", "match", "darkmatter")
+pytestmark = pytest.mark.timeout(1800)  # a minute or two on a quiet machine
+
+
+@pytest.fixture(scope="module")
+def book(_desk, write):
+    """The notebook with every explorer, run to its end; what went wrong in which cell, and elsewhere."""
+    sources = ["# " + cell for cell in re.split(r"^# %% ", CELLS.read_text(), flags=re.MULTILINE)[1:]]
+    cells = _desk.run(write("explorers", sources))
+    wrong = {}
+    for source, cell in zip(sources, cells, strict=True):
+        errors = [f"{output['ename']}: {output['evalue']}" for output in cell["outputs"] if output["output_type"] == "error"]
+        wrong[source.split(":")[0].split("\n")[0][2:]] = errors
+    yield wrong | {"elsewhere": [problem for problem in _desk.heard() if not problem.startswith(("cell", "kernel"))]}
+    _desk.close()
+
+
+@pytest.fixture
+def panel(book, desk, request):
+    """The explorer that the test is named after; errors in its callbacks fail the test."""
+    kind = request.node.name.split("_")[1]
+    assert book["setup"] == book[kind] == []
+    yield desk.panel(kind)
+    assert desk.ask(f"[repr(error) for error in {kind}.errors]") == []
+
+
+def test_the_notebook_runs(book):
+    assert {name: wrong for name, wrong in book.items() if wrong} == {}
+
+
+def test_latent(panel, desk):
+    shown = panel.part("texts", ".peak")
+    desk.until("latent.state()['examples']", 5)
+    before = panel.root.locator(".wb-latent-texts .peak").count()
+    panel.slide("examples", "ArrowRight")
+    desk.until("latent.state()['examples']", 6)
+    assert before == 5
+    panel.page.wait_for_function("() => document.querySelectorAll('.wb-latent-texts .peak').length === 6")
+
+    panel.type("search", "value")
+    desk.until("latent.latent % 16", 6)  # the latents of that word
+    assert " value" in shown.inner_text() or "value" in shown.inner_text()
+    found = desk.ask("latent.listed")
+    assert len(found) > 10
+    assert {number % 16 for number in found} == {6}
+
+    panel.click("map", 1234)
+    desk.until("latent.latent", 1234)
+    assert panel.part("latent", "input").input_value() == "1234"
+    panel.page.wait_for_function("() => /1234/.test(document.querySelector('.wb-latent-detail').innerText)")
+    assert shown.inner_text().strip() == "print"  # the word of latents 2, 18, 34 and so on
+
+    panel.lasso("map", [(9.5, 9.5), (12.5, 9.5), (12.5, 11.5), (9.5, 11.5)])
+    side = 57  # the square root of 3,200, rounded up
+    desk.until("sorted(latent.listed)", sorted(side * y + x for y in (10, 11) for x in (10, 11, 12)))
+    assert panel.root.locator(".wb-latent-table tbody tr").count() == 6
+
+    panel.part("next", "").click()
+    desk.until("latent.latent in latent.listed", True)
+    panel.choose("colour", "lobe")
+    desk.until("latent.state()['colour']", "lobe")
+    panel.page.wait_for_function(
+        "() => document.querySelector('.wb-latent-map .js-plotly-plot')._fullData.filter(t => t.visible && t.showlegend).length >= 3"
+    )
+    panel.type("search", "no such token")
+    panel.page.wait_for_function("() => document.querySelector('.wb-latent .wb-error [role=alert]')")
+    assert "no such token" in panel.error()
+    assert "To mend it" in panel.error()
+    panel.type("search", "17")
+    desk.until("latent.latent", 17)
+    assert panel.error() == ""
+
+
+def test_lobes(panel, desk):
+    before = panel.words("agreement")
+    panel.choose("n-lobes", "4")
+    desk.until("lobes.state()['n_lobes']", 4)
+    panel.page.wait_for_function("() => document.querySelectorAll('.wb-lobes-lobes tbody tr').length === 4")
+    assert panel.words("agreement") != before
+    panel.part("affinity", "select").select_option(index=1)
+    desk.until("lobes.state()['affinity'] != 'phi'", True)
+    desk.until("(lobes.wait() is lobes) and lobes.working", False)
+    panel.type("alone", "2")
+    desk.until("lobes.state()['alone']", 2)
+    panel.page.wait_for_function("() => /Latents of lobe 2/.test(document.querySelector('.wb-lobes-latents').innerText)")
+    panel.choose("heat", "categories of text")
+    desk.until("lobes.state()['heat']", "categories of text")
+    panel.page.wait_for_function("() => /prose|maths|code/.test(document.querySelector('.wb-lobes-map').innerText)")
+
+
+def test_crystals(panel, desk):
+    before = panel.words("scores")
+    panel.slide("components", "ArrowLeft")
+    desk.until("crystals.state()['components']", 3)
+    panel.page.wait_for_function("before => document.querySelector('.wb-crystals-scores').innerText !== before", arg=before)
+    assert "3 components" in panel.words("scores")
+    panel.choose("relation", "capital")
+    desk.until("crystals.state()['relation']", "capital")
+    panel.page.wait_for_function("() => /Pairs of capital/.test(document.querySelector('.wb-crystals-pairs').innerText)")
+    assert panel.root.locator(".wb-crystals-pairs tbody tr").count() == 14
+    panel.choose("layer", "layer 2")
+    desk.until("(crystals.wait() is crystals) and crystals.working", False)
+    panel.page.wait_for_function("() => /layer 2/.test(document.querySelector('.wb-crystals-planes').innerText)")
+
+
+def test_match(panel, desk):
+    before = panel.words("summary")
+    panel.part("threshold", ".noUi-handle").focus()
+    for _ in range(3):
+        panel.page.keyboard.press("PageUp")
+    panel.page.wait_for_function("before => document.querySelector('.wb-match-summary').innerText !== before", arg=before)
+    assert desk.ask("match.state()['threshold']") > 0.7
+    panel.click("maps", 11)
+    desk.until("match.state()['latent'] >= 0", True)
+    assert "–" in panel.words("pair") or "no partner" in panel.words("pair")
+    panel.choose("listed", "orphans: seed 1")
+    desk.until("match.state()['listed']", "orphans 1")
+    panel.part("picker", "select").focus()
+    panel.page.keyboard.press("ArrowDown")
+    panel.page.keyboard.press("ArrowDown")
+    desk.until("match.state()['side']", 1)
+    panel.page.wait_for_function("() => /seed 1/.test(document.querySelector('.wb-match-pair').innerText)")
+
+
+def test_darkmatter(panel, desk):
+    assert "value" in panel.words("picker")  # the word whose error was planted
+    before = panel.words("text")
+    panel.part("picker", "select").focus()
+    panel.page.keyboard.press("ArrowDown")
+    panel.page.wait_for_function("before => document.querySelector('.wb-darkmatter-text').innerText !== before", arg=before)
+    panel.slide("window", "ArrowLeft")
+    desk.until("darkmatter.state()['window']", 19)
+    panel.choose("sae", "wide")
+    desk.until("darkmatter.state()['sae']", "wide")
+    panel.page.wait_for_function("() => /wide/.test(document.querySelector('.wb-darkmatter-bars').innerText)")
+    panel.click("bars", None, x=3, y=0.1)
+    desk.until("darkmatter.state()['token'] >= 0", True)
+
+
+def test_every_explorer_is_legible_in_both_themes_and_at_both_widths(book, desk, contrast, looks):
+    for theme in ("dark", "light"):
+        desk.theme(theme)
+        for pixels in (1280, 800):
+            desk.width(pixels)
+            for kind in KINDS:
+                if not book[kind]:
+                    looks(desk.panel(kind), f"{theme}_{pixels}")
+    desk.width(1280)
