@@ -149,11 +149,43 @@ def test_greater_than_metric_is_a_probability_difference(tokenizer):
     np.testing.assert_allclose(prompts.metric(logits), 0.0, atol=1e-12)
 
 
-def test_a_tokenizer_that_splits_the_words_is_refused_with_the_list(tiny_tokenizer):
-    with pytest.raises(InputError, match=r"names of task 'ioi' are single tokens.*' Mary'|' Tom'"):
-        tasks.task("ioi", tiny_tokenizer)
-    with pytest.raises(InputError, match="single tokens"):
-        tasks.task("greater-than", tiny_tokenizer)
+@pytest.mark.parametrize(("name", "words"), [
+    ("ioi", r"names of task 'ioi' are single tokens; split are .*' Tom'"), ("greater-than", "nouns of task 'greater-than' are single"),
+    ("docstring", "arguments of task 'docstring' are single"),
+])  # fmt: skip
+def test_a_tokenizer_that_splits_the_words_is_refused_with_the_list(tiny_tokenizer, name, words):
+    with pytest.raises(InputError, match=words):
+        tasks.task(name, tiny_tokenizer)
+
+
+def metaspace(words):
+    """A tokenizer of the other kind: no byte level, a word's space is part of it, as in SentencePiece."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    raw = Tokenizer(models.BPE(unk_token="<unk>"))
+    raw.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Metaspace(), pre_tokenizers.Punctuation()])
+    raw.decoder = decoders.Metaspace()
+    raw.train_from_iterator(words * 9, trainers.BpeTrainer(vocab_size=2000, special_tokens=["<unk>", "<s>"]))
+    return PreTrainedTokenizerFast(tokenizer_object=raw, bos_token="<s>", unk_token="<unk>")
+
+
+def test_words_that_are_split_are_left_out_and_named():
+    """With half of the names known, prompts use these, answers are tokens of their prompt, and the others are recorded."""
+    known = [f" {word}" for word in (*tasks_names()[::2], *"store garden book drink".split())]
+    tokenizer = metaspace([*known, *"When Then After and went to the gave a".split()])
+    words, refused = tasks.single_tokens(tokenizer, "ioi")
+    assert set(words["names"]) == set(known[:-4])
+    assert f" {tasks_names()[1]}" in refused
+    prompts = tasks.task("ioi", tokenizer, n=40)
+    assert prompts.provenance["parameters"]["not_single_tokens"] == refused
+    for row, last, answer, wrong in zip(prompts.positive, prompts.last, prompts.answer, prompts.wrong, strict=True):
+        assert (row[: last + 1] == answer).sum() == 1
+        assert (row[: last + 1] == wrong).sum() == 2
+
+
+def tasks_names():
+    return [word.strip() for word in tasks.WORD_LISTS["ioi"]["names"][0]]
 
 
 def test_bad_requests(tokenizer):

@@ -34,11 +34,17 @@ TABLE = pd.DataFrame(
 )
 
 
-def test_roc_curves_draw_every_method_of_every_task():
+def test_roc_curves_draw_every_method_of_every_panel_with_its_interval():
     found = {task: {name: roc(RNG.random((2, 4)), TRUTH, n_boot=10, n_null=19) for name in ("a", "b")} for task in ("ioi", "induction")}
     figure = circuits.roc_curves(found)
-    assert len(figure.data) == 6
-    np.testing.assert_array_equal(figure.data[1].y, found["ioi"]["a"].tpr)
+    assert len(figure.data) == 8  # the diagonal, one band and two curves a panel
+    assert [trace.name for trace in figure.data if trace.showlegend] == ["random", "a", "b"]
+    np.testing.assert_array_equal(figure.data[1].y[:51], found["ioi"]["a"].band[1])
+    np.testing.assert_array_equal(figure.data[2].y, found["ioi"]["a"].tpr)
+    texts = [note.text for note in figure.layout.annotations]
+    one = found["induction"]["b"]
+    assert any(f"{one.auc:.2f}</b></span> [{one.ci[0]:.2f}, {one.ci[1]:.2f}]" in text for text in texts)
+    assert len(circuits.roc_curves(found, banded=0).data) == 6
 
 
 def test_bars_carry_interval_and_null_band():

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 EDGE_METHODS = ("eap", "eap-ig", "activation")
 _READS = ("q", "k", "v")
+_BLOCK = 16  # destinations at once: enough for a matrix product, few enough for memory
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -221,13 +222,15 @@ def _attributed(model: Any, task: Any, positive: np.ndarray, negative: np.ndarra
         clean, logits = _contributions(model, positive[rows], task.last[rows], keep, mlps=mlps)
         other, other_logits = _contributions(model, negative[rows], task.last[rows], keep, mlps=mlps)
         difference = clean - other
+        written = difference.permute(2, 0, 1, 3).flatten(1)  # (sources, b·p·d)
         behaviour += float((metric_of(task, logits, rows) - metric_of(task, other_logits, rows)).sum())
         # without steps the gradient is taken at the positive itself
         for weight in (np.arange(steps) + 0.5) / steps if steps else (1.0,):
             start = other[:, :, 0] + weight * difference[:, :, 0]
             slopes = _input_gradients(model, task, positive, rows, start, mlps)  # (b, length, d) by destination, in order
-            for index, slope in enumerate(slopes):
-                total[:, index] += torch.einsum("bpsd,bpd->s", difference, slope * keep[..., None]).double().cpu().numpy() / max(steps, 1)
+            for at in range(0, len(slopes), _BLOCK):
+                block = torch.stack([(slope * keep[..., None]).flatten() for slope in slopes[at : at + _BLOCK]])  # (destinations, b·p·d)
+                total[:, at : at + _BLOCK] += (written @ block.T).double().cpu().numpy() / max(steps, 1)
     place = {name: _layer(name, layers) for name in {*sources, *destinations}}
     allowed = np.array([[_before(source, destination, place) for destination in destinations] for source in sources])
     return np.where(allowed, total / len(positive), 0.0), sources, destinations, behaviour / len(positive)

@@ -24,46 +24,78 @@ if TYPE_CHECKING:
 _DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 
 
-def roc_curves(curves: Mapping[str, Mapping[str, ROC]], *, title: str = "Heads of the circuit, found by each method") -> go.Figure:
-    """One panel a task, one curve a method.
+def roc_curves(
+    curves: Mapping[str, Mapping[str, ROC]], *, banded: int = 1, title: str = "Heads of the circuit, found by each method"
+) -> go.Figure:
+    """One panel a task (or a task's heads, a task's connections), one curve a method, with AUCs and their intervals.
 
     Parameters
     ----------
-    curves : mapping of task to mapping of method to ROC
+    curves : mapping of panel to mapping of method to ROC
+    banded : int
+        How many methods of a panel, from the first, have the interval around their curve drawn too.
     title : str
     """
     import plotly.graph_objects as go
 
-    figure, places = panels(list(curves), 4, horizontal_spacing=0.06)
-    methods = list(dict.fromkeys(name for of_task in curves.values() for name in of_task))
-    for (_, of_task), place in zip(curves.items(), places, strict=True):
-        figure.add_trace(
-            go.Scatter(
-                x=[0, 1], y=[0, 1], mode="lines", line={"color": FAINT, "dash": "dot"}, name="random", showlegend=place == places[0]
-            ),
-            **place,
-        )
-        for index, name in enumerate(methods):
-            if name not in of_task:
-                continue
-            found = of_task[name]
+    figure, places = panels(list(curves), 4, horizontal_spacing=0.05, vertical_spacing=0.16)
+    methods = list(dict.fromkeys(name for of_panel in curves.values() for name in of_panel))
+    looks = {name: {"color": OKABE_ITO[index % 8], "dash": _DASHES[index % 5]} for index, name in enumerate(methods)}
+    named: set[str] = set()
+    for panel, (of_panel, place) in enumerate(zip(curves.values(), places, strict=True)):
+        diagonal = {"x": [0, 1], "y": [0, 1], "mode": "lines", "line": {"color": FAINT, "dash": "dot"}, "name": "random"}
+        figure.add_trace(go.Scatter(**diagonal, showlegend=not panel), **place)
+        for index, (name, found) in enumerate(of_panel.items()):
+            if index < banded:
+                figure.add_trace(
+                    go.Scatter(
+                        x=np.concatenate([found.band_fpr, found.band_fpr[::-1]]),
+                        y=np.concatenate([found.band[1], found.band[0][::-1]]),
+                        fill="toself",
+                        mode="lines",
+                        line_width=0,
+                        fillcolor=looks[name]["color"],
+                        opacity=0.15,
+                        showlegend=False,
+                        hoverinfo="skip",
+                    ),
+                    **place,
+                )
             figure.add_trace(
                 go.Scatter(
                     x=found.fpr,
                     y=found.tpr,
                     mode="lines",
                     name=name,
-                    showlegend=place == places[0],
+                    showlegend=name not in named,
                     legendgroup=name,
-                    line={"color": OKABE_ITO[index % 8], "dash": _DASHES[index % 5], "width": 2.5},
+                    line=looks[name] | {"width": 2.5},
                     hovertemplate=f"{name}: AUC {found.auc:.2f}<extra></extra>",
                 ),
                 **place,
             )
-        figure.update_xaxes(title="false positive rate", range=[-0.02, 1.02], dtick=0.5, **place)
+            named.add(name)
+        figure.add_annotation(
+            text="<br>".join(
+                f"<span style='color:{looks[name]['color']}'><b>{found.auc:.2f}</b></span> [{found.ci[0]:.2f}, {found.ci[1]:.2f}]"
+                for name, found in of_panel.items()
+            ),
+            x=1,
+            y=0,
+            xanchor="right",
+            yanchor="bottom",
+            align="right",
+            showarrow=False,
+            font={"size": 12, "color": INK},
+            bgcolor="rgba(255,255,255,0.75)",
+            **place,
+        )
+        figure.update_xaxes(title="false positive rate" if panel + 4 >= len(curves) else None, range=[-0.02, 1.02], dtick=0.5, **place)
         figure.update_yaxes(title="true positive rate" if place["col"] == 1 else None, range=[-0.02, 1.02], dtick=0.5, **place)
+    rows = places[-1]["row"]
+    legend = {"orientation": "h", "x": 0.5, "xanchor": "center", "y": 1 + 0.16 / rows, "yanchor": "bottom"}
     figure.update_layout(
-        template=template(), title=title, width=1120, height=440, margin_t=90, legend={"x": 1.01, "y": 1, "xanchor": "left"}
+        template=template(), title={"text": title, "y": 0.98}, width=1120, height=130 + 310 * rows, margin_t=130, legend=legend
     )
     return figure
 
