@@ -27,7 +27,8 @@ STYLE = f"""<style>
 .wb-explorer .wb-row {{flex-flow: row wrap; align-items: flex-start; gap: 4px 12px}}
 .wb-explorer .wb-pane {{flex: 1 1 300px; min-width: 260px; max-width: 100%; overflow: auto}}
 .wb-explorer .wb-plot {{flex: 1 1 420px; min-width: 300px; max-width: 100%; overflow: hidden}}
-.wb-explorer .infolayer text, .wb-explorer .cartesianlayer text {{fill: var(--jp-ui-font-color1, {NEUTRAL}) !important}}
+.wb-explorer .infolayer text, .wb-explorer .cartesianlayer text:not(.heatmap-label *)
+  {{fill: var(--jp-ui-font-color1, {NEUTRAL}) !important}}
 .wb-explorer .wb-html {{color: var(--jp-ui-font-color1, inherit); font-size: 13px; line-height: 1.45}}
 .wb-explorer .wb-html h4 {{margin: 6px 0 2px 0; font-size: 14px}}
 .wb-explorer .wb-html .note {{color: var(--jp-ui-font-color2, inherit); font-size: 12px}}
@@ -58,7 +59,8 @@ def themed(figure: go.Figure, *, height: int | None = None) -> dict[str, Any]:
     height : int, optional
         Pixels; the figure's own by default. The width follows the page.
     """
-    spec = _neutral(figure.to_dict())
+    # trace by trace: figure.to_dict writes arrays as base64, in which a callback could not look up what was clicked
+    spec = _neutral({"data": [trace.to_plotly_json() for trace in figure.data], "layout": figure.layout.to_plotly_json()})
     layout = spec["layout"]
     base = figure.layout.template.layout
     for axis in ("xaxis", "yaxis"):

@@ -5,7 +5,8 @@
 2. A callback never raises: `WorkbenchError` shows in words above the panels; anything else shows too and is kept in `errors`, which tests
    assert to be empty. The methods themselves raise.
 3. `_work` runs what takes long with a bar and a Cancel button.
-4. `figure()` draws the present state as a plain plotly figure; `state()` and `from_state` write it down and bring it back.
+4. `figure()`, which every explorer has, draws the present state as a plain plotly figure; `state()` and `from_state` write it down and
+   bring it back.
 """
 
 from __future__ import annotations
@@ -32,8 +33,6 @@ class Explorer:
     ----------
     widget : ipywidgets.VBox
         What shows in a notebook.
-    errors : list of Exception
-        What callbacks ran into that was not a `WorkbenchError`.
     raise_errors : bool
         Callbacks raise instead of showing; for debugging.
     background : bool or None
@@ -46,7 +45,8 @@ class Explorer:
     def __init__(self, title: str = "") -> None:
         import ipywidgets
 
-        self.errors: list[Exception] = []
+        self._errors: list[Exception] = []
+        self._message = ""
         self.background: bool | None = None
         self._controls: dict[str, tuple[Any, Callable[[Any], Any]]] = {}
         self._buttons: dict[str, Any] = {}
@@ -103,16 +103,15 @@ class Explorer:
                  "restore it with the explorer it came from")  # fmt: skip
         return cls(*inputs, **named).set(**settings)
 
-    def figure(self) -> Any:
-        """The present state as a plain plotly figure; every explorer has its own."""
-        raise TypeError(f"{type(self).__name__} draws no figure")
+    @property
+    def errors(self) -> list[Exception]:
+        """What callbacks ran into that was not a `WorkbenchError`."""
+        return self._errors
 
     @property
     def message(self) -> str:
         """What the error panel says, or the empty string."""
         return self._message
-
-    _message = ""
 
     @property
     def working(self) -> bool:
@@ -253,7 +252,7 @@ class Explorer:
     def _show(self, error: Exception) -> None:
         expected = isinstance(error, WorkbenchError)
         if not expected:
-            self.errors.append(error)
+            self._errors.append(error)
         self._say(str(error) if expected else f"Unexpected {type(error).__name__}: {error}")
         if self.raise_errors:
             raise error

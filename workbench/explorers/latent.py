@@ -78,6 +78,7 @@ class LatentExplorer(Explorer):
             self._button("next", controls.button("Next ▶", "The next latent of the list below"), self.next),
             self._add("examples", controls.slider("Examples", 1, 20, 5, "How many examples are shown"), self.show_examples),
         ]  # fmt: skip
+        self._coloured = self._value("colour")
         plots = [self._plot("map", self.figure(), height=520), self._plot("histogram", self.histogram(), height=250)]
         self._listen()
         panes = {name: self._pane(name) for name in ("detail", "lens", "near", "together", "table", "texts")}
@@ -99,8 +100,8 @@ class LatentExplorer(Explorer):
 
     def colour_by(self, name: str) -> None:
         """Colour the map by one of the values that were given."""
-        before, facts = self._value("colour"), self.facts
-        self._choose("colour", name)
+        facts = self.facts
+        before, self._coloured = self._coloured, self._choose("colour", name)  # a callback's control has the new value already
         if not facts.categorical(before) and not facts.categorical(name):  # the same points in other colours
             with self._views["map"].batch_update():
                 self._views["map"].data[_LIVING].marker.update(scale_marker(facts.colours[name][facts.order], name))

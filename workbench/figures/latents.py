@@ -153,7 +153,7 @@ def next_token_bars(tokens: Sequence[str], clean: Sequence[float], steered: Sequ
     """
     import plotly.graph_objects as go
 
-    names = [f"{token.replace(chr(10), '↵').replace(' ', '␣')}{chr(8203) * place}" for place, token in enumerate(tokens)]  # distinct
+    names = bar_names(tokens)
     figure = go.Figure()
     for label, values, colour, pattern in (("without", clean, OKABE_ITO[4], ""), (f"with α = {alpha:.3g}", steered, OKABE_ITO[5], "/")):
         figure.add_bar(y=names, x=list(values), orientation="h", name=label, marker={"color": colour, "pattern": {"shape": pattern}},
@@ -163,6 +163,11 @@ def next_token_bars(tokens: Sequence[str], clean: Sequence[float], steered: Sequ
     figure.update_xaxes(title="probability", rangemode="tozero")
     figure.update_yaxes(autorange="reversed", type="category")
     return figure
+
+
+def bar_names(tokens: Sequence[str]) -> list[str]:
+    """Names of tokens for an axis: spaces and line ends visible, and all different by an invisible mark."""
+    return [f"{token.replace(chr(10), '↵').replace(' ', '␣')}{chr(8203) * place}" for place, token in enumerate(tokens)]
 
 
 def attribution_bars(tasks: Sequence[str], effect: Sequence[float], highest: Sequence[float], *, latent: int) -> go.Figure:

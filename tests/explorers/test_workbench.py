@@ -1,0 +1,143 @@
+"""The linked whole: one selection reaches every lens, what the lenses say is what the analyses returned, and states come back."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from workbench.errors import InputError, MismatchError
+from workbench.explorers import Workbench
+from workbench.explorers.findings import findings_of
+from workbench.explorers.lenses import gather, named_saes
+
+
+@pytest.fixture(scope="module")
+def lenses(llama, sae, sibling, text, layout, tmp_path_factory):
+    """All lenses; the map is the given layout, so that UMAP need not be compiled."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WORKBENCH_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setattr("workbench.geometry.layout.umap_layout", lambda points, **options: layout)
+        told = []
+        found = gather(llama, {"first": sae, "second": sibling[0]}, others={"same again": (llama, sibling[0])}, tokens=text,
+                       tasks=("induction", "ioi"), n_prompts=6, n_lobes=2, on_step=told.append)  # fmt: skip
+    assert {"map", "lobes", "twins", "shares", "errors", "induction"} <= set(told)
+    return found
+
+
+@pytest.fixture
+def whole(llama, sae, sibling, lenses):
+    return Workbench(llama, {"first": sae, "second": sibling[0]}, lenses=lenses)
+
+
+def panes(explorer):
+    return {name: pane.value for name, pane in (explorer._panes | explorer.latents._panes | explorer.steering._panes).items()}
+
+
+def test_lenses_that_cannot_be_are_left_out_with_the_reason(lenses, whole):
+    assert set(lenses.effects) == {"induction"}
+    assert "single tokens" in lenses.missing["ioi"]
+    assert set(lenses.missing) <= {"ioi", "parallelograms"}
+    assert "Left out: ioi: " in whole._panes["circuits"].value
+
+
+def test_a_selection_anywhere_reaches_every_lens(whole, lenses):
+    a, b = np.flatnonzero(lenses.codes.alive)[[1, 5]].tolist()
+    whole.select(a)
+    first = panes(whole)
+    whole.latents._controls["latent"][0].value = b
+    second = panes(whole)
+    assert whole.latent == b
+    assert {name for name in first if first[name] == second[name]} <= {"table", "scores"}
+    assert whole.steering._value("latent") == b
+    assert whole._views["attribution"].data[0].name == f"latent {b}"
+    share = lenses.effects["induction"].effect[b] / lenses.effects["induction"].behaviour
+    np.testing.assert_allclose(whole._views["attribution"].data[0].y, [share])
+    assert whole.errors == []
+    whole.search("7")
+    assert whole.latent == 7
+
+
+def test_findings_are_what_the_analyses_returned(whole, lenses, sibling):
+    order = sibling[1]
+    for latent in np.flatnonzero(lenses.codes.alive)[[0, 4, 8]].tolist():
+        found = whole.findings(latent)
+        twins = found["twins"].set_index("sae")
+        # row i of the sibling's decoder is row order[i] of the first
+        assert twins.loc["second", "twin"] == np.flatnonzero(order == latent)[0]
+        assert twins.loc["second", "value"] > 0.99
+        assert twins.loc["second", "verdict"] == twins.loc["same again", "verdict"] == "twin"
+        assert twins.loc["second", "p_value"] < 0.05
+        error = found["error"].set_index("quantity")["value"]
+        assert error["share of the linear error"] == lenses.shares.share[latent]
+        assert error["squared error where it fires / all"] == lenses.errors.ratio[latent]
+        circuits = found["circuits"].set_index("task").loc["induction"]
+        effect = np.abs(lenses.effects["induction"].effect)
+        assert circuits["rank"] == 1 + (effect > effect[latent]).sum()
+        assert len(found["examples"]) > 0
+        assert f"with {(lenses.lobes == lenses.lobes[latent]).sum()} latents" in found["geometry"]["lobe"]
+    with pytest.raises(InputError, match=r"0\.\.63"):
+        whole.findings(64)
+
+
+def test_missing_lenses_show_as_no_result(llama, sae, lenses):
+    bare = dataclasses.replace(lenses, twins=(), shares=None, errors=None, effects={}, layers=None, lobes=None, parallelograms=None,
+                               missing={"shares": "too few tokens"})  # fmt: skip
+    found = findings_of(bare, 3)
+    assert (found["twins"], found["error"], found["circuits"]) == (None, None, None)
+    whole = Workbench(llama, sae, lenses=bare)
+    assert "No result" in whole._panes["twins"].value
+    assert "Left out: shares: too few tokens" in whole._panes["error"].value
+    assert "not available" in json.dumps(whole.figure().to_dict(), default=str)
+
+
+def test_the_sheet_shows_the_latent(whole, lenses):
+    whole.select(5)
+    figure = whole.figure()
+    assert "Latent 5 of first" in figure.layout.title.text
+    titles = [note.text for note in figure.layout.annotations]
+    assert len(titles) == 6
+    ring = figure.data[1]
+    np.testing.assert_allclose([ring.x[0], ring.y[0]], lenses.layout[5])
+    assert "not available" not in json.dumps(figure.to_dict(), default=str)
+
+
+def test_state_and_back(whole, llama, sae, lenses):
+    whole.select(9)
+    whole.latents.colour_by("lobe")
+    whole.steering.set(alpha=1.0, seed=2)
+    state = json.dumps(whole.state())
+    assert len(state) < 2_000
+    again = Workbench.from_state(state, llama, sae, lenses=lenses)
+    assert again.state() == whole.state()
+    assert panes(again) == panes(whole)
+    with pytest.raises(InputError, match="parts"):
+        whole.set(speed={})
+
+
+def test_names_of_saes(sae):
+    other = type("Other", (), {"cfg": sae.cfg})()
+    assert list(named_saes({"a": 1})) == ["a"]
+    assert len(named_saes(sae)) == 1
+    assert list(named_saes([sae, other])) == ["SAE 0", "SAE 1"]  # of one source
+    with pytest.raises(InputError, match="no SAE"):
+        named_saes([])
+
+
+def test_wrong_inputs(llama, sae, lenses, text):
+    with pytest.raises(InputError, match="lenses"):
+        gather(llama, sae, tokens=text, lenses=("speed",))
+    with pytest.raises(InputError, match="another model"):
+        Workbench(object(), sae, lenses=lenses)
+    import copy
+
+    elsewhere = copy.deepcopy(sae)
+    elsewhere.cfg.metadata.hook_name = "blocks.9.hook_resid_post"
+    with pytest.raises((MismatchError, LookupError), match=r"blocks\.9"):
+        gather(llama, elsewhere, tokens=text)
+
+
+def test_at_most_four_webgl_contexts(whole):
+    """A plot with any scattergl trace takes two contexts; a few thousand points are SVG and take none."""
+    figures = [*whole._views.values(), *whole.latents._views.values(), *whole.steering._views.values()]
+    assert 2 * sum(any(trace.type == "scattergl" for trace in figure.data) for figure in figures) <= 4
