@@ -164,16 +164,20 @@ def latent_diagram(graph: nx.DiGraph, *, title: str = "Latents that lead to the 
     layers = sorted({data["layer"] for _, data in graph.nodes(data=True)})
     places, crowd = {}, {}
     cells = [(data["layer"], data["position"]) for _, data in graph.nodes(data=True)]
-    step = min(0.17, 0.7 / max(cells.count(cell) for cell in cells))  # a stack ends below the next layer
+    step = min(0.17, 0.7 / -(-max(cells.count(cell) for cell in cells) // 3))  # three beside each other; a stack ends below the next layer
     for node, data in sorted(graph.nodes(data=True), key=lambda item: -abs(item[1]["effect"])):
         cell = (layers.index(data["layer"]), data["position"])
         crowd[cell] = crowd.get(cell, 0) + 1
-        places[node] = (data["position"], cell[0] + step * (crowd[cell] - 1))
+        row, column = divmod(crowd[cell] - 1, 3)
+        places[node] = (data["position"] + (0, -0.28, 0.28)[column], cell[0] + step * row)
     figure = go.Figure()
-    largest = max((abs(data["weight"]) for *_, data in graph.edges(data=True)), default=1.0)
-    kept = [edge for edge in graph.edges(data=True) if abs(edge[2]["weight"]) > 0.03 * largest]
-    for source, target, data in sorted(kept, key=lambda edge: abs(edge[2]["weight"])):
-        strength = abs(data["weight"]) / largest
+    # into latents an edge is in units of what their encoder reads, into the answer in logits: sizes compare within one layer only
+    largest: dict[int, float] = {}
+    for _, target, data in graph.edges(data=True):
+        layer = graph.nodes[target]["layer"]
+        largest[layer] = max(largest.get(layer, 0.0), abs(data["weight"]))
+    strengths = [(abs(data["weight"]) / (largest[graph.nodes[b]["layer"]] or 1.0), a, b, data) for a, b, data in graph.edges(data=True)]
+    for strength, source, target, data in sorted((edge for edge in strengths if edge[0] > 0.03), key=lambda edge: edge[0]):
         figure.add_scatter(
             x=[places[source][0], places[target][0]],
             y=[places[source][1], places[target][1]],

@@ -260,7 +260,9 @@ def curves(
             )
         for level in (0, 1):
             figure.add_hline(y=level, line={"color": FAINT, "dash": "dot"}, **place)
-        figure.update_xaxes(title=f"{unit} kept or patched", type="log" if unit == "latents" else "linear", **place)
+        figure.update_xaxes(title=f"{unit} kept or patched", **place)
+        if unit == "latents":  # many, so on a log axis, on which 0 has its place at a half
+            figure.update_xaxes(type="log", tickvals=x, ticktext=[str(size) for size in curve.sizes], **place)
         figure.update_yaxes(title="share of the behaviour" if place["col"] == 1 else None, **place)
     figure.update_layout(
         template=template(), title=title, width=1120, height=430, margin_t=90, legend={"orientation": "h", "y": 1.28, "x": 0.25}
