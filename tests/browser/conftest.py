@@ -59,6 +59,8 @@ PLACE = """(plot, [wanted, x, y]) => { const layout = plot._fullLayout, box = pl
     for (const trace of plot._fullData.slice().reverse()) {
         const index = trace.customdata ? Array.from(trace.customdata).findIndex(one => (one.length ? one[0] : one) === wanted) : -1
         if (index >= 0) return at(trace, trace.x[index], trace.y[index]) } }"""
+CHANGED = "([selector, before]) => document.querySelector(selector).innerText !== before"
+SAYS = "([selector, text]) => document.querySelector(selector).textContent.includes(text)"
 SMALL_TEXT = """root => [...root.querySelectorAll('text, label, td, th, p, div, span, button, select, input')]
     .filter(node => node.checkVisibility() && parseFloat(getComputedStyle(node).fontSize) < 12
         && [...node.childNodes].some(child => child.nodeType === 3 && child.textContent.trim()))
@@ -141,9 +143,17 @@ class Panel:
         """The text of a pane."""
         return self.part(name).inner_text()
 
+    def changed(self, name: str, before: str) -> None:
+        """Wait until a pane says something else."""
+        self.page.wait_for_function(CHANGED, arg=[f".wb-explorer.wb-{self.kind} .wb-{self.kind}-{name}", before])
+
+    def says(self, name: str, text: str) -> None:
+        """Wait until a pane or plot contains a text."""
+        self.page.wait_for_function(SAYS, arg=[f".wb-explorer.wb-{self.kind} .wb-{self.kind}-{name}", text])
+
     def error(self) -> str:
         """What the panel says has gone wrong."""
-        alert = self.root.locator(".wb-error [role=alert], .wb-error[role=alert]")
+        alert = self.root.locator(".wb-error[role=alert]")
         return alert.first.inner_text() if alert.count() else ""
 
 
@@ -372,6 +382,26 @@ def contrast():
     return contrast
 
 
+@pytest.fixture(scope="session")
+def open_book(_desk, write):
+    """Run a file of cells as a notebook; yields what went wrong in which cell (by its name), and elsewhere."""
+
+    def open_book(name: str, **parameters):
+        text = Path(__file__).with_name(f"{name}.py").read_text()
+        sources = ["# " + cell for cell in re.split(r"^# %% ", text, flags=re.MULTILINE)[1:]]
+        above = [f"{key} = {value!r}" for key, value in parameters.items()]
+        cells = _desk.run(write(name, [*above, *sources]))
+        wrong = {}
+        for source, cell in zip(sources, cells[len(above) :], strict=True):
+            errors = [f"{output['ename']}: {output['evalue']}" for output in cell["outputs"] if output["output_type"] == "error"]
+            wrong[re.match(r"# (\w+)", source).group(1)] = errors
+        wrong["elsewhere"] = [problem for problem in _desk.heard() if not problem.startswith(("cell", "kernel"))]
+        yield wrong
+        _desk.close()
+
+    return open_book
+
+
 @pytest.fixture
 def looks(desk, contrast):
     """Take an explorer's screenshot and check that it can be read: contrast, size of text, nothing beyond its edge, controls labelled."""
@@ -390,3 +420,19 @@ def looks(desk, contrast):
                 assert control.evaluate("node => node.labels.length ? node.labels[0].innerText.trim() : node.ariaLabel"), (panel.kind, name)
 
     return looks
+
+
+@pytest.fixture
+def views(desk, looks):
+    """Look at explorers in both themes and at both widths."""
+
+    def views(kinds: list[str]) -> None:
+        for theme in THEMES:
+            desk.theme(theme)
+            for pixels in (WIDE, NARROW):
+                desk.width(pixels)
+                for kind in kinds:
+                    looks(desk.panel(kind), f"{theme}_{pixels}")
+        desk.width(WIDE)
+
+    return views

@@ -1,26 +1,15 @@
 """Every explorer as a reader meets it: keyboard, mouse, search, themes and widths; what the page shows follows, and nothing goes wrong."""
 
-import re
-from pathlib import Path
-
 import pytest
 
-CELLS = Path(__file__).with_name("explorer_cells.py")
 KINDS = ("latent", "lobes", "crystals", "match", "darkmatter")
 pytestmark = pytest.mark.timeout(1800)  # a minute or two on a quiet machine
 
 
 @pytest.fixture(scope="module")
-def book(_desk, write):
+def book(open_book):
     """The notebook with every explorer, run to its end; what went wrong in which cell, and elsewhere."""
-    sources = ["# " + cell for cell in re.split(r"^# %% ", CELLS.read_text(), flags=re.MULTILINE)[1:]]
-    cells = _desk.run(write("explorers", sources))
-    wrong = {}
-    for source, cell in zip(sources, cells, strict=True):
-        errors = [f"{output['ename']}: {output['evalue']}" for output in cell["outputs"] if output["output_type"] == "error"]
-        wrong[source.split(":")[0].split("\n")[0][2:]] = errors
-    yield wrong | {"elsewhere": [problem for problem in _desk.heard() if not problem.startswith(("cell", "kernel"))]}
-    _desk.close()
+    yield from open_book("explorer_cells")
 
 
 @pytest.fixture
@@ -55,7 +44,7 @@ def test_latent(panel, desk):
     panel.click("map", 1234)
     desk.until("latent.latent", 1234)
     assert panel.part("latent", "input").input_value() == "1234"
-    panel.page.wait_for_function("() => /1234/.test(document.querySelector('.wb-latent-detail').innerText)")
+    panel.says("detail", "1234")
     assert shown.inner_text().strip() == "print"  # the word of latents 2, 18, 34 and so on
 
     panel.lasso("map", [(9.5, 9.5), (12.5, 9.5), (12.5, 11.5), (9.5, 11.5)])
@@ -71,7 +60,7 @@ def test_latent(panel, desk):
         "() => document.querySelector('.wb-latent-map .js-plotly-plot')._fullData.filter(t => t.visible && t.showlegend).length >= 3"
     )
     panel.type("search", "no such token")
-    panel.page.wait_for_function("() => document.querySelector('.wb-latent .wb-error [role=alert]')")
+    panel.root.locator(".wb-error[role=alert]").wait_for()
     assert "no such token" in panel.error()
     assert "To mend it" in panel.error()
     panel.type("search", "17")
@@ -90,25 +79,25 @@ def test_lobes(panel, desk):
     desk.until("(lobes.wait() is lobes) and lobes.working", False)
     panel.type("alone", "2")
     desk.until("lobes.state()['alone']", 2)
-    panel.page.wait_for_function("() => /Latents of lobe 2/.test(document.querySelector('.wb-lobes-latents').innerText)")
+    panel.says("latents", "Latents of lobe 2")
     panel.choose("heat", "categories of text")
     desk.until("lobes.state()['heat']", "categories of text")
-    panel.page.wait_for_function("() => /prose|maths|code/.test(document.querySelector('.wb-lobes-map').innerText)")
+    panel.says("map", "prose")
 
 
 def test_crystals(panel, desk):
     before = panel.words("scores")
     panel.slide("components", "ArrowLeft")
     desk.until("crystals.state()['components']", 3)
-    panel.page.wait_for_function("before => document.querySelector('.wb-crystals-scores').innerText !== before", arg=before)
+    panel.changed("scores", before)
     assert "3 components" in panel.words("scores")
     panel.choose("relation", "capital")
     desk.until("crystals.state()['relation']", "capital")
-    panel.page.wait_for_function("() => /Pairs of capital/.test(document.querySelector('.wb-crystals-pairs').innerText)")
+    panel.says("pairs", "Pairs of capital")
     assert panel.root.locator(".wb-crystals-pairs tbody tr").count() == 14
     panel.choose("layer", "layer 2")
     desk.until("(crystals.wait() is crystals) and crystals.working", False)
-    panel.page.wait_for_function("() => /layer 2/.test(document.querySelector('.wb-crystals-planes').innerText)")
+    panel.says("planes", "layer 2")
 
 
 def test_match(panel, desk):
@@ -116,7 +105,7 @@ def test_match(panel, desk):
     panel.part("threshold", ".noUi-handle").focus()
     for _ in range(3):
         panel.page.keyboard.press("PageUp")
-    panel.page.wait_for_function("before => document.querySelector('.wb-match-summary').innerText !== before", arg=before)
+    panel.changed("summary", before)
     assert desk.ask("match.state()['threshold']") > 0.7
     panel.click("maps", 11)
     desk.until("match.state()['latent'] >= 0", True)
@@ -127,7 +116,7 @@ def test_match(panel, desk):
     panel.page.keyboard.press("ArrowDown")
     panel.page.keyboard.press("ArrowDown")
     desk.until("match.state()['side']", 1)
-    panel.page.wait_for_function("() => /seed 1/.test(document.querySelector('.wb-match-pair').innerText)")
+    panel.says("pair", "seed 1")
 
 
 def test_darkmatter(panel, desk):
@@ -135,22 +124,15 @@ def test_darkmatter(panel, desk):
     before = panel.words("text")
     panel.part("picker", "select").focus()
     panel.page.keyboard.press("ArrowDown")
-    panel.page.wait_for_function("before => document.querySelector('.wb-darkmatter-text').innerText !== before", arg=before)
+    panel.changed("text", before)
     panel.slide("window", "ArrowLeft")
     desk.until("darkmatter.state()['window']", 19)
     panel.choose("sae", "wide")
     desk.until("darkmatter.state()['sae']", "wide")
-    panel.page.wait_for_function("() => /wide/.test(document.querySelector('.wb-darkmatter-bars').innerText)")
+    panel.says("bars", "wide")
     panel.click("bars", None, x=3, y=0.1)
     desk.until("darkmatter.state()['token'] >= 0", True)
 
 
-def test_every_explorer_is_legible_in_both_themes_and_at_both_widths(book, desk, contrast, looks):
-    for theme in ("dark", "light"):
-        desk.theme(theme)
-        for pixels in (1280, 800):
-            desk.width(pixels)
-            for kind in KINDS:
-                if not book[kind]:
-                    looks(desk.panel(kind), f"{theme}_{pixels}")
-    desk.width(1280)
+def test_every_explorer_is_legible_in_both_themes_and_at_both_widths(book, desk, views):
+    views([kind for kind in KINDS if not book[kind]])

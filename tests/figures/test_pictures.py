@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workbench.figures.pictures import SIGNATURE, compact, unpack
+from workbench.figures.pictures import SIGNATURE, compact, cropped, unpack
 
 
 def png(pixels, *, up=True, kind=6):
@@ -71,18 +71,43 @@ def test_many_colours_come_close_and_inks_and_grounds_stay_exact():
     assert np.abs(result.astype(int) - pixels[..., :3])[:40].mean() < 12
 
 
-@pytest.mark.parametrize("kind", ["transparent", "other filter", "palette already"])
+@given(st.integers(1, 12), st.integers(1, 12), st.sampled_from([2, 6]), st.integers(0, 2**31))
+def test_every_filter_is_undone(height, width, kind, seed):
+    generator = np.random.default_rng(seed)
+    channels = 3 if kind == 2 else 4
+    pixels = generator.integers(0, 256, (height, width, channels), dtype=np.uint8)
+    filters, packed, above = generator.integers(0, 5, height), b"", np.zeros((width, channels), int)
+    for choice, row in zip(filters, pixels.astype(int), strict=True):  # the specification's own words, pixel by pixel
+        differences = np.zeros_like(row)
+        for at in range(width):
+            for one in range(channels):
+                left, corner = (row[at - 1, one], above[at - 1, one]) if at else (0, 0)
+                up = above[at, one]
+                estimate = left + up - corner
+                near = min((left, up, corner), key=lambda value: abs(estimate - value))  # the first of the nearest
+                guess = (0, left, up, (left + up) // 2, near)[choice]
+                differences[at, one] = (row[at, one] - guess) % 256
+        packed, above = packed + bytes([choice]) + differences.astype(np.uint8).tobytes(), row
+    header = struct.pack(">IIBBBBB", width, height, 8, kind, 0, 0, 0)
+    picture = SIGNATURE + _chunk(b"IHDR", header) + _chunk(b"IDAT", zlib.compress(packed)) + _chunk(b"IEND", b"")
+    expected = pixels if kind == 6 else np.dstack([pixels, np.full((height, width), 255, dtype=np.uint8)])
+    np.testing.assert_array_equal(unpack(picture), expected)
+
+
+def test_what_is_empty_below_and_to_the_right_is_cut_off():
+    pixels = random_pixels(90, 120, 1, 0)
+    pixels[..., :3] = 255
+    pixels[10, 40, :3] = pixels[30, 5, :3] = 0
+    result = indexed(cropped(png(pixels), margin=7))
+    np.testing.assert_array_equal(result, pixels[: 31 + 7, : 41 + 7, :3])
+
+
+@pytest.mark.parametrize("kind", ["transparent", "palette already"])
 def test_other_pictures_stay_as_they_are(kind):
     pixels = random_pixels(20, 20, 5, 0)
     if kind == "transparent":
         pixels[3, 3, 3] = 10
-        picture = png(pixels)
-    elif kind == "other filter":
-        packed = np.hstack([np.full((20, 1), 4, dtype=np.uint8), pixels.reshape(20, -1)]).tobytes()
-        picture = SIGNATURE + _chunk(b"IHDR", struct.pack(">IIBBBBB", 20, 20, 8, 6, 0, 0, 0)) + _chunk(b"IDAT", zlib.compress(packed))
-        picture += _chunk(b"IEND", b"")
-    else:
-        picture = compact(png(pixels))
+    picture = png(pixels) if kind == "transparent" else compact(png(pixels))
     assert compact(picture) == picture
 
 

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -74,9 +75,12 @@ def test_nothing_is_written_without_a_folder(figure, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.skipif(
+NEEDS_BROWSER = pytest.mark.skipif(
     theme.find_browser() is None and not os.environ.get("CI"), reason="no Chromium; Debian and Ubuntu: apt-get install chromium"
 )
+
+
+@NEEDS_BROWSER
 def test_picture_page_and_numbers_are_written(figure, folder):
     theme.save_figure(figure, "latent_map", TABLE, "A caption, n = 2.")
     assert sorted(path.name for path in folder.iterdir()) == [
@@ -104,11 +108,26 @@ def test_without_a_browser_page_and_numbers_remain_and_a_line_says_why(figure, f
     assert "To mend it: install Chromium" in capsys.readouterr().out
 
 
-def test_html_is_saved_as_a_page(folder):
+def test_html_is_saved_as_a_page(folder, monkeypatch):
+    monkeypatch.setenv("BROWSER_PATH", "/nowhere/chromium")
     theme.save_figure(theme.Html("<p>shown</p>"), "examples", TABLE, "a <caption>")
     assert "<p>shown</p>" in (folder / "examples.html").read_text()
     assert "&lt;caption&gt;" in (folder / "examples.html").read_text()
     assert not (folder / "examples.png").exists()
+
+
+@NEEDS_BROWSER
+def test_html_gets_a_picture_as_high_as_it_is_also_what_is_scrolled_in_a_notebook(folder):
+    tall = "<div style='max-height:50px;overflow:auto'><div style='height:700px;background:#0072B2'>shown</div></div>"
+    theme.save_figure(theme.Html(tall), "examples", TABLE, "A caption.")
+    height = int.from_bytes((folder / "examples.png").read_bytes()[20:24])
+    assert 700 < height < 850  # the box, a line of caption and margins
+
+
+def test_a_browser_that_draws_nothing_is_one_clear_error(folder, monkeypatch):
+    monkeypatch.setenv("BROWSER_PATH", shutil.which("true"))
+    with pytest.raises(StorageError, match="To mend it"):
+        theme.save_figure(theme.Html("x"), "examples", TABLE, "A caption.")
 
 
 @pytest.mark.parametrize(

@@ -15,13 +15,15 @@ import dataclasses
 import html
 import os
 import shutil
+import subprocess
+import tempfile
 import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from workbench.errors import InputError, fail
+from workbench.errors import InputError, StorageError, fail
 from workbench.figures.gallery import note_caption
-from workbench.figures.pictures import compact
+from workbench.figures.pictures import compact, cropped
 from workbench.results import write_atomically
 
 if TYPE_CHECKING:
@@ -37,6 +39,10 @@ SMALLEST_FONT = 12
 PNG_SCALE = 2
 PNG_SECONDS = 300  # a busy machine without a graphics card draws WebGL slowly
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "microsoft-edge", "brave-browser")
+_PAGE = "body{background:#fff;color:#222;font:14px Arial,Helvetica,sans-serif;margin:16px}"
+# in a picture nothing can be scrolled, and a table may be as wide as it likes
+_ALL_OF_IT = "*{max-height:none !important;overflow:visible !important}body{width:max-content;max-width:1800px}"
+_PAGE_SIZE = "1840,4000"
 _CAPTION_CHARACTERS = 110  # a line at 12 px in an 800 px wide figure
 
 
@@ -125,7 +131,7 @@ def save_figure(figure: go.Figure | Html, name: str, data: pd.DataFrame, caption
 
     Parameters
     ----------
-    figure : plotly Figure, or Html (which has no picture)
+    figure : plotly Figure, or Html
     name : str
         File name without extension: letters, digits, `_` and `-`.
     data : DataFrame
@@ -163,22 +169,25 @@ def save_figure(figure: go.Figure | Html, name: str, data: pd.DataFrame, caption
     write_atomically(target / f"{name}.csv", data.to_csv(index=False, float_format="%.6g").encode())
     note_caption(target, name, caption, reading)
     if isinstance(figure, Html):
-        page = f"<!doctype html><meta charset='utf-8'><title>{html.escape(name)}</title>{figure.markup}<p>{html.escape(caption)}</p>"
+        head = f"<!doctype html><meta charset='utf-8'><title>{html.escape(name)}</title><style>{_PAGE}</style>"
+        page = f"{head}{figure.markup}<p>{html.escape(caption)}</p>"
         write_atomically(target / f"{name}.html", page.encode())
-        return figure
-    from plotly.offline import get_plotlyjs
+        picture = page_png(page.replace("</style>", f"{_ALL_OF_IT}</style>", 1))
+    else:
+        from plotly.offline import get_plotlyjs
 
-    if not (target / "plotly.min.js").exists():  # one copy beside all pages of a folder: 4 MB once, and no network when they are read
-        write_atomically(target / "plotly.min.js", get_plotlyjs().encode())
-    write_atomically(target / f"{name}.html", figure.to_html(include_plotlyjs="plotly.min.js", full_html=True).encode())
-    picture = png(figure)
+        if not (target / "plotly.min.js").exists():  # one copy beside all pages of a folder: 4 MB once, and no network for reading them
+            write_atomically(target / "plotly.min.js", get_plotlyjs().encode())
+        write_atomically(target / f"{name}.html", figure.to_html(include_plotlyjs="plotly.min.js", full_html=True).encode())
+        picture = png(figure)
+        picture = picture and compact(picture)
     if picture is None:
         print(
             f"{name}: no picture, only {target / name}.html, because no Chromium was found. To mend it: install Chromium or Google Chrome "
             "(Debian and Ubuntu: apt-get install chromium), or set BROWSER_PATH to one."
         )
     else:
-        write_atomically(target / f"{name}.png", compact(picture))
+        write_atomically(target / f"{name}.png", picture)
     return figure
 
 
@@ -204,3 +213,30 @@ def png(figure: go.Figure) -> bytes | None:
         opts={"format": "png", "width": width, "height": height, "scale": PNG_SCALE},
         kopts={"path": browser, "mathjax": False, "timeout": PNG_SECONDS},
     )
+
+
+def page_png(page: str) -> bytes | None:
+    """A page of HTML as the bytes of a PNG, as high as it needs to be, or None where no browser is installed.
+
+    Raises
+    ------
+    StorageError
+        When the browser draws nothing.
+    """
+    browser = find_browser()
+    if browser is None:
+        return None
+    with tempfile.TemporaryDirectory(prefix="workbench-page-") as folder:
+        source, target = Path(folder, "page.html"), Path(folder, "page.png")
+        source.write_text(page, encoding="utf-8")
+        as_root = ["--no-sandbox"] if os.geteuid() == 0 else []  # a container's root has no sandbox
+        done = subprocess.run(
+            [browser, "--headless", *as_root, f"--user-data-dir={folder}/profile", "--disable-gpu", "--disable-dev-shm-usage",
+             "--hide-scrollbars", f"--window-size={_PAGE_SIZE}", f"--screenshot={target}",
+             source.as_uri()],
+            capture_output=True, text=True, timeout=PNG_SECONDS, check=False,
+        )  # fmt: skip
+        if not target.exists():
+            fail(StorageError, f"{browser} drew no picture ({done.stderr.strip()[-200:]})", "a browser that runs without a screen",
+                 "set BROWSER_PATH to another Chromium")  # fmt: skip
+        return cropped(target.read_bytes())
