@@ -93,3 +93,24 @@ def codes(store, sae):
 def layout(sae):
     """Places without UMAP, whose compilation takes half a minute."""
     return sae.W_dec.detach().numpy()[:, :2].copy()
+
+
+@pytest.fixture
+def read_table():
+    """A function from a panel's HTML to its first table: cells as text, or as numbers in columns where all are."""
+    import html
+    import re
+
+    import pandas as pd
+
+    def read(markup):
+        head, *rows = re.findall(r"<tr>(.*?)</tr>", markup, re.DOTALL)
+        cells = [[html.unescape(cell) for cell in re.findall(r"<td[^>]*>(.*?)</td>", row, re.DOTALL)] for row in rows]
+        table = pd.DataFrame(cells, columns=[html.unescape(name) for name in re.findall(r"<th[^>]*>(.*?)</th>", head, re.DOTALL)])
+        for name in table:
+            numbers = pd.to_numeric(table[name], errors="coerce")
+            if name != "head" and not numbers.isna().any():  # 1.10 is a head, not a number
+                table[name] = numbers
+        return table
+
+    return read
