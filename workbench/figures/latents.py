@@ -90,7 +90,7 @@ def group_style(group: int) -> tuple[str, str]:
     """Colour and symbol of a group; grey crosses for none. Beyond 7 colours symbols tell groups of one colour apart."""
     if group < 0:
         return FAINT, "cross"
-    return OKABE_ITO[group % _GROUPS], SYMBOLS[(group + group // _GROUPS) % len(SYMBOLS)]
+    return OKABE_ITO[group % _GROUPS], SYMBOLS[(group % _GROUPS + group // _GROUPS) % len(SYMBOLS)]
 
 
 def scale_marker(values: np.ndarray, name: str) -> dict[str, Any]:
