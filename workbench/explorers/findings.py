@@ -82,3 +82,27 @@ def circuits_of(lenses: Lenses, latent: int) -> Any:
                      "rank": int((size > size[latent]).sum()) + 1,
                      "largest": size.max() / abs(scale), "error's share": one.error / scale})  # fmt: skip
     return pd.DataFrame(rows) if rows else None
+
+
+def lens_table(lenses: Lenses) -> Any:
+    """One row for each living latent, one column for each lens that is there, to see whether lenses agree.
+
+    Columns: log10 share of tokens; mean twin value by measure; squared error where it fires / all; absolute share of the linear error; mean
+    layer; largest absolute attribution, as a share of its task's behaviour. The index is the latent.
+    """
+    import pandas as pd
+
+    living = np.flatnonzero(lenses.codes.alive)
+    columns = {"log10 share of tokens": np.log10(lenses.codes.frequency[living])}
+    for one in lenses.twins:
+        columns[f"twin: {one.measure}"] = np.nan_to_num(one.value[:, living]).mean(0)  # an unmatched latent has no likeness at all
+    if lenses.errors is not None:
+        columns["error where it fires"] = lenses.errors.ratio[living]
+    if lenses.shares is not None:
+        columns["share of linear error"] = np.abs(lenses.shares.share[living])
+    if lenses.layers is not None:
+        columns["mean layer"] = lenses.layers.mean[living]
+    if lenses.effects:
+        shares = [np.abs(one.effect[living] / one.behaviour) if one.behaviour else np.zeros(len(living)) for one in lenses.effects.values()]
+        columns["largest attribution"] = np.max(shares, axis=0)
+    return pd.DataFrame(columns, index=pd.Index(living, name="latent"))

@@ -147,3 +147,80 @@ def _absent(figure: go.Figure, panel: str) -> None:
     figure.add_scatter(x=[0.5], y=[0.5], mode="text", text=["not available"], textfont={"size": SMALLEST_FONT}, row=row, col=col)
     figure.update_xaxes(visible=False, row=row, col=col)
     figure.update_yaxes(visible=False, row=row, col=col)
+
+
+def rank_correlations(table: pd.DataFrame, significant: np.ndarray, *, title: str = "Do the lenses agree?") -> go.Figure:
+    """Rank correlations of the columns of a table as a heat map; numbers of pairs that are not significant are in brackets.
+
+    Parameters
+    ----------
+    table : DataFrame, (k, k)
+        Correlations, columns and index named.
+    significant : (k, k) bool
+    title : str
+    """
+    import plotly.graph_objects as go
+
+    values = table.to_numpy(dtype=float)
+    if values.shape != np.shape(significant) or values.ndim != 2 or values.shape[0] != values.shape[1]:
+        fail(InputError, f"correlations {values.shape} and flags {np.shape(significant)}", "two (k, k) tables", "pass both of all pairs")
+    words = [[f"{value:.2f}" if sure else f"({value:.2f})" for value, sure in zip(*rows, strict=True)]
+             for rows in zip(values, significant, strict=True)]  # fmt: skip
+    for place in range(len(words)):
+        words[place][place] = ""
+    values = np.where(np.eye(len(values), dtype=bool), np.nan, values)
+    names = [str(name) for name in table.columns]
+    figure = go.Figure(
+        go.Heatmap(
+            z=values,
+            x=names,
+            y=names,
+            text=words,
+            texttemplate="%{text}",
+            zmin=-1,
+            zmax=1,
+            colorscale="PuOr",
+            xgap=2,
+            ygap=2,
+            colorbar={"title": {"text": "rank correlation", "side": "right"}},
+            hovertemplate="%{y}, %{x}: %{z:.2f}<extra></extra>",
+        )  # fmt: skip
+    )
+    figure.update_layout(template=template(), title=title, width=860, height=640)
+    figure.update_xaxes(tickangle=-35, showgrid=False)
+    figure.update_yaxes(autorange="reversed", showgrid=False)
+    return figure
+
+
+def score_scatter(scores: Any, *, chosen: int | None = None, title: str = "What latents read and what they write") -> go.Figure:
+    """Input against output scores of latents, filled where the output score is beyond its null; lines at the nulls' 95 %.
+
+    Parameters
+    ----------
+    scores : SteeringScores
+    chosen : int, optional
+        A latent to ring.
+    title : str
+    """
+    import plotly.graph_objects as go
+
+    figure = go.Figure()
+    beyond = scores.output_p_value < 0.05
+    kinds = ((False, "as random directions", "circle-open", FAINT), (True, "output beyond its null", "circle", OKABE_ITO[0]))
+    for sure, label, symbol, colour in kinds:
+        here = beyond == sure
+        figure.add_scatter(x=scores.input_score[here], y=scores.output_score[here], mode="markers", customdata=scores.latents[here],
+                           name=f"{label} ({here.sum()})", marker={"symbol": symbol, "color": colour, "size": 8},
+                           hovertemplate="latent %{customdata}: input %{x:.2f}, output %{y:.2g}<extra></extra>")  # fmt: skip
+    if chosen is not None and chosen in scores.latents:
+        at = int(np.flatnonzero(scores.latents == chosen)[0])
+        figure.add_scatter(x=[scores.input_score[at]], y=[scores.output_score[at]], mode="markers", marker=RING, name=f"latent {chosen}")
+    for name, null in (("x", scores.input_null), ("y", scores.output_null)):
+        limit = float(np.nanquantile(null, 0.95))
+        draw = figure.add_vline if name == "x" else figure.add_hline
+        draw(**{name: limit}, line={"color": OKABE_ITO[5], "dash": "dash"})
+    figure.update_layout(template=template(), title=title, height=520, margin_t=95,
+                         legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0})  # fmt: skip
+    figure.update_xaxes(title="input score (share of strongest contexts)", rangemode="tozero")
+    figure.update_yaxes(title="output score (rank and probability)", rangemode="tozero")
+    return figure
