@@ -2,8 +2,8 @@
 
 Run by hand: `python -m pytest tests/benchmarks/test_explorers.py -s`. A kernel is started, the explorer is built there on random codes
 (100,000 tokens, 32 active latents each, d = 256) with the embedded model for its logit lens, and each control is set a number of times as
-the page would set it. Gates: the 95th percentile below 100 ms at 2,048 latents and below 300 ms at 16,384. The steering panel's own work runs in a
-thread; what is gated there is the callback that starts it.
+the page would set it. Gates: the 95th percentile below 100 ms at 2,048 latents and below 300 ms at 16,384. The steering panel's own work
+runs in a thread; what is gated there is the callback that starts it.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ layout = rng.standard_normal((F, 2))
 errors = FiringError(ratio=rng.random(F), fvu=rng.random(F), p_value=rng.random(F), null=rng.random((20, F)), counts=codes.firing.counts,
                      mean_error=1.0, fvu_all=0.2, n_tokens=N, provenance={{}})
 twins = Twins(names=tuple("abcd"), measure="decoder cosine", twin=np.zeros((4, F), int), value=rng.random((4, F)),
-              margin=rng.random((4, F)), found=rng.random((4, F)) > 0.3, p_value=rng.random((4, F)), null=rng.random((4, F)), threshold=0.7, provenance={{}})
+              margin=rng.random((4, F)), found=rng.random((4, F)) > 0.3, p_value=rng.random((4, F)),
+              null=rng.random((4, F)), threshold=0.7, provenance={{}})
 effects = {{name: LatentEffects(latents=np.arange(F), effect=rng.standard_normal(F), error=0.1, behaviour=2.0, method="attribution",
                                provenance={{}}) for name in ("ioi", "greater-than", "docstring", "induction")}}
 lenses = Lenses(name="random", model=model, sae=sae, codes=codes, layout=layout, lobes=rng.integers(0, 5, F), twins=(twins,), errors=errors,
