@@ -211,6 +211,28 @@ def test_the_grid_has_a_row_for_every_cell_measure_and_concept(tmp_path):
         universality_grid({}, {"m0": Dictionary(codes_b, W_b, top_b)})
 
 
+def test_a_concept_is_measured_against_random_parts_of_the_whole(tmp_path):
+    (codes_a, codes_b, W_a, W_b, top_a, top_b), order = models()
+    unrelated, known = models(seed=2, related=False)[0][3], np.argsort(order)
+    mixed = unrelated.copy()
+    mixed[known[:20]] = W_b[known[:20]]  # only the first 20 latents lie as their partners do
+    words = {"alike": [f"w{i}" for i in range(20)], "not alike": [f"w{i}" for i in range(20, 40)], "all": [f"w{i}" for i in range(80)]}
+    grid = universality_grid(
+        {"l0": Dictionary(codes_a, W_a, top_a)}, {"m0": Dictionary(codes_b, mixed, top_b)}, concepts=words, n_null=19, n_null_concepts=19,
+        n_subsets=49, progress=False,
+    )  # fmt: skip
+    for measure in ("cka_debiased", "rsa"):
+        rows = grid.concepts[grid.concepts["measure"] == measure].set_index("concept")
+        assert rows.loc["alike", "subset_p_value"] == 1 / 50
+        assert rows.loc["alike", "subset_mean"] < 0.5 * rows.loc["alike", "value"]
+        assert rows.loc["not alike", "subset_p_value"] > 0.2
+        assert np.isnan(rows.loc["all", "subset_mean"])  # a subset as large as the whole is the whole
+    grid.save(tmp_path / "grid")
+    assert np.isnan(UniversalityGrid.load(tmp_path / "grid").concepts["subset_mean"]).sum() == len(MEASURES)
+    with pytest.raises(InputError, match="n_subsets"):
+        universality_grid({"l0": Dictionary(codes_a, W_a, top_a)}, {"m0": Dictionary(codes_b, W_b, top_b)}, n_subsets=-1)
+
+
 def test_bad_input_is_refused_in_words():
     (codes_a, codes_b, W_a, W_b, top_a, top_b), _ = models()
     with pytest.raises(MismatchError, match="same tokens"):

@@ -30,6 +30,11 @@ _MEASURES = {"shared_fraction": "shared", "equal_fraction": "same partner", "max
 _BINS = np.linspace(-0.2, 1.0, 61)
 
 
+def legend_above(height: int) -> dict:
+    """A row between title and panels, at the same place whatever the height of the panels under it."""
+    return {"orientation": "h", "x": 0, "yref": "container", "y": 1 - 52 / height, "yanchor": "top"}
+
+
 def threshold_sweep(
     overlap: SeedOverlap, *, published: Mapping[str, float] | None = None, title: str = "Shared, by which definition?"
 ) -> go.Figure:
@@ -149,10 +154,8 @@ def dependence(table: pd.DataFrame, published: pd.DataFrame, *, title: str = "Wh
                 figure.update_xaxes(tickvals=[16, 32, 64, 128, 256], **place)
         figure.update_xaxes(title=varied, **place)
         figure.update_yaxes(tickformat=".0%", range=[-0.03, 1.05], title="share of latents" if place["col"] == 1 else None, **place)
-    figure.update_layout(
-        template=template(), title=title, width=1060, height=150 + 330 * -(-len(panels) // columns), margin_t=130,
-        legend={"orientation": "h", "x": 0, "y": 1.06 if len(panels) > 2 else 1.13, "yanchor": "bottom"},
-    )  # fmt: skip
+    height = 150 + 330 * -(-len(panels) // columns)
+    figure.update_layout(template=template(), title=title, width=1060, height=height, margin_t=130, legend=legend_above(height))
     return figure
 
 
@@ -223,8 +226,7 @@ def seeds(found: SeedMembership, published: pd.DataFrame | None = None, *, title
     figure.update_xaxes(title="number of seeds", dtick=1, row=1, col=2)
     figure.update_yaxes(title="share of latents", tickformat=".0%", row=1, col=1)
     figure.update_yaxes(title="found in no other seed", tickformat=".0%", range=[0, 1.02], row=1, col=2)
-    figure.update_layout(template=template(), title=title, width=1060, height=460, margin_t=110,
-                         legend={"orientation": "h", "x": 0, "y": 1.03, "yanchor": "bottom"})  # fmt: skip
+    figure.update_layout(template=template(), title=title, width=1060, height=460, margin_t=110, legend=legend_above(460))
     return figure
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from workbench.figures.seed_overlap import legend_above
 from workbench.figures.theme import FAINT, INK, OKABE_ITO, SEQUENTIAL, SMALLEST_FONT, SYMBOLS, template
 
 if TYPE_CHECKING:
@@ -56,9 +57,9 @@ def two_conventions(
                                             line={"color": colour, "dash": dash, "width": 3}), 1, column)  # fmt: skip
         figure.update_xaxes(title="mean canonical correlation", range=[0, 1.02], row=1, col=column)
         figure.update_yaxes(range=[0, top], row=1, col=column)
-    figure.update_yaxes(title="share of permutations", tickformat=".0%", row=1, col=1)
-    figure.update_layout(template=template(), title=title, width=1060, height=430, margin_t=120, bargap=0,
-                         legend={"orientation": "h", "x": 0, "y": 1.1, "yanchor": "bottom"})  # fmt: skip
+    figure.update_yaxes(tickformat=".0%")
+    figure.update_yaxes(title="share of permutations", row=1, col=1)
+    figure.update_layout(template=template(), title=title, width=1060, height=430, margin_t=125, bargap=0, legend=legend_above(430))
     return figure
 
 
@@ -249,6 +250,6 @@ def concepts(
                                     legendgroup="whole", line={"color": OKABE_ITO[5], "dash": "dash"}), 1, column)  # fmt: skip
         figure.update_xaxes(range=[-0.35 if measure in ("rsa", "cka_debiased") else -0.03, 1.04], row=1, col=column)
     figure.update_yaxes(title="concept (pairs)", row=1, col=1)
-    figure.update_layout(template=template(), title=title, width=1100, height=170 + 32 * len(labels), margin_t=120,
-                         legend={"orientation": "h", "x": 0, "y": 1.12, "yanchor": "bottom"})  # fmt: skip
+    height = 220 + 32 * len(labels)
+    figure.update_layout(template=template(), title=title, width=1100, height=height, margin_t=125, legend=legend_above(height))
     return figure

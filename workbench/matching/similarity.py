@@ -218,8 +218,11 @@ class PairedCKA:
         if debiased and self.n < 4:
             fail(InputError, f"{self.n} pairs", "at least 4 pairs for debiased CKA", "use more pairs, or debiased=False")
         # a common scale changes nothing and keeps fourth powers inside float64's range
-        self.x, self.y = x / np.abs(x).max(), y / np.abs(y).max()
-        self.x_square, self.y_square = np.einsum("np,np->n", self.x, self.x), np.einsum("np,np->n", self.y, self.y)
+        x, y = x / np.abs(x).max(), y / np.abs(y).max()
+        self.x_square, self.y_square = np.einsum("np,np->n", x, x), np.einsum("np,np->n", y, y)
+        # of few rows in many columns the products of rows are the smaller matrices, and another order only moves their entries
+        self.gram = self.n < min(x.shape[1], y.shape[1])
+        self.x, self.y = (x @ x.T, y @ y.T) if self.gram else (x, y)
         own = [(self._product(one, one), square) for one, square in ((self.x, self.x_square), (self.y, self.y_square))]
         self.scale = np.sqrt(own[0][0]) * np.sqrt(own[1][0])
         if debiased:
@@ -229,11 +232,15 @@ class PairedCKA:
                      "use more pairs, or debiased=False")  # fmt: skip
             self.unbiased_scale = np.sqrt(unbiased[0]) * np.sqrt(unbiased[1])
 
-    def _product(self, x: np.ndarray, y: np.ndarray) -> float:
-        """‖XᵀY‖² through the smaller of the two products."""
-        if min(x.shape[1], y.shape[1]) <= self.n:
-            return float(((x.T @ y) ** 2).sum())
-        return float(((x @ x.T) * (y @ y.T)).sum())
+    def _product(self, one: np.ndarray, other: np.ndarray) -> float:
+        """‖XᵀY‖², which is also the sum of the products of the entries of XXᵀ and YYᵀ."""
+        return float(np.einsum("ij,ij->", one, other)) if self.gram else float(((one.T @ other) ** 2).sum())
+
+    def _plain(self, order: np.ndarray | None) -> float:
+        """‖XᵀY‖² with Y's rows in an order."""
+        if order is None:
+            return self._product(self.x, self.y)
+        return self._product(self.x, self.y[order][:, order] if self.gram else self.y[order])
 
     def _correction(self, x_square: np.ndarray, y_square: np.ndarray) -> float:
         """What turns ‖XᵀY‖² of centred rows into a multiple of the unbiased estimate."""
@@ -242,8 +249,7 @@ class PairedCKA:
 
     def value(self, order: np.ndarray | None = None) -> float:
         """CKA."""
-        y = self.y if order is None else self.y[order]
-        return min(self._product(self.x, y) / self.scale, 1.0)
+        return min(self._plain(order) / self.scale, 1.0)
 
     def debiased(self, order: np.ndarray | None = None) -> float:
         """Debiased CKA."""
@@ -251,9 +257,8 @@ class PairedCKA:
 
     def both(self, order: np.ndarray | None = None) -> tuple[float, float]:
         """CKA and debiased CKA of one product."""
-        y, square = (self.y, self.y_square) if order is None else (self.y[order], self.y_square[order])
-        plain = self._product(self.x, y)
-        unbiased = plain + self._correction(self.x_square, square)
+        plain = self._plain(order)
+        unbiased = plain + self._correction(self.x_square, self.y_square if order is None else self.y_square[order])
         return min(plain / self.scale, 1.0), min(unbiased / self.unbiased_scale, 1.0)
 
 

@@ -146,13 +146,13 @@ def space_similarity(
     n_null, n_random = check_count("n_null", n_null), check_count("n_random", n_random, 0)
     x, y = pair_rows(X, Y, least=_LEAST_PAIRS, purpose="a similarity of spaces")
     rng = np.random.default_rng(seed)
-    measures = _Measures(x, y, convention)
+    measures = SpaceMeasures(x, y, convention)
     values = [measures.at(None), *(measures.at(rng.permutation(len(x))) for _ in range(n_null))]
     nulls = {name: Null.of(values[0][index], [one[index] for one in values[1:]]) for index, name in enumerate(MEASURES)}
     random: dict[str, Null] = {}
     if pools is not None and n_random:
         pool_x, pool_y = (dictionary(pool, name).astype(np.float64) for pool, name in zip(pools, ("pools[0]", "pools[1]"), strict=True))
-        drawn = [_Measures(_draw(pool_x, len(x), rng), _draw(pool_y, len(x), rng), convention).at(None) for _ in range(n_random)]
+        drawn = [SpaceMeasures(_draw(pool_x, len(x), rng), _draw(pool_y, len(x), rng), convention).at(None) for _ in range(n_random)]
         random = {name: Null.of(values[0][index], [one[index] for one in drawn]) for index, name in enumerate(MEASURES)}
     return SpaceSimilarity(
         **dict(zip(MEASURES, values[0], strict=True)), nulls=nulls, random_nulls=random, n_pairs=len(x),
@@ -161,7 +161,7 @@ def space_similarity(
     )  # fmt: skip
 
 
-class _Measures:
+class SpaceMeasures:
     """All measures of paired rows, and of the same rows in another order."""
 
     def __init__(self, x: np.ndarray, y: np.ndarray, convention: str) -> None:
