@@ -27,8 +27,21 @@ COOC = cooccurrence(FIRING)
 LAYOUT = RNG.standard_normal((F, 2))
 
 
+_CLUSTERED = {}
+_REAL = lobes.spectral_lobes
+
+
+def remembering(matrix, counts, *, seed=0):
+    """Clustering, which takes most of the time, once for each matrix."""
+    key = (np.asarray(matrix).tobytes(), tuple(counts), seed)
+    if key not in _CLUSTERED:
+        _CLUSTERED[key] = _REAL(matrix, counts, seed=seed)
+    return _CLUSTERED[key]
+
+
 @pytest.fixture
-def explorer():
+def explorer(monkeypatch):
+    monkeypatch.setattr(lobes, "spectral_lobes", remembering)
     one = LobeExplorer(COOC, DECODER, layout=LAYOUT, firing=FIRING, categories=KIND, n_lobes=(2, 3, 4), n_null=30)
     yield one
     assert one.errors == []

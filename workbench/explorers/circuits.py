@@ -28,6 +28,7 @@ from workbench.explorers.appearance import section, table_html, visible
 from workbench.explorers.base import Explorer
 from workbench.figures.circuit_view import attention_map, circuit_sheet, head_graph, head_grid, roc_point
 from workbench.figures.darkmatter_view import shaded_text
+from workbench.figures.panels import blank
 
 _PATCHED = 16  # prompts that connections are estimated from when the reader asks for them
 
@@ -97,8 +98,7 @@ class CircuitExplorer(Explorer):
             self._add("query", controls.integer("from position", -1, self._length(first) - 1, -1, "Looked from here; -1: the last token"),
                       self.set_query),
         ]  # fmt: skip
-        views = [self._plot(name, figure, height=400) for name, figure in zip(("grid", "roc", "graph"), self._upper(), strict=True)]
-        views.append(self._plot("attention", self._attention_figure(), height=400))
+        views = [self._plot(name, blank(), height=400) for name in ("grid", "roc", "graph", "attention")]
         self._rows(above, views[:2], below, views[2:], [self._pane("heads"), self._pane("text")])
         self._refresh()
 

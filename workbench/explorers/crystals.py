@@ -19,6 +19,7 @@ from workbench.explorers import controls
 from workbench.explorers.appearance import section, table_html
 from workbench.explorers.base import Explorer
 from workbench.figures.crystal_view import crystal_view
+from workbench.figures.panels import blank
 from workbench.geometry.crystals import (
     DistractorProjection,
     Parallelism,
@@ -83,7 +84,7 @@ class CrystalExplorer(Explorer):
             self._add("axis", controls.integer("first LDA axis", 1, max(1, self._most - 1), 1, "The two axes drawn: this one and the next"),
                       self.set_axis),
         ]  # fmt: skip
-        plot = self._plot("planes", self.figure(), height=700)
+        plot = self._plot("planes", blank(), height=700)
         self._rows(row, [self._pane("scores")], [plot], [self._pane("relations"), self._pane("pairs")])
         self._paint()
 

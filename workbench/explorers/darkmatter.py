@@ -20,6 +20,7 @@ from workbench.explorers.appearance import section, table_html, visible
 from workbench.explorers.base import Explorer
 from workbench.explorers.pickers import fill, listen, picker
 from workbench.figures.darkmatter_view import darkmatter_view, shaded_text
+from workbench.figures.panels import blank
 from workbench.sources.tokens import Tokens
 
 NONLINEAR, ERROR, SHARE = "nonlinear error", "error", "nonlinear share"
@@ -78,7 +79,7 @@ class DarkMatterExplorer(Explorer):
                                                 "The selected token: context * length + place; -1 selects the first of the ranking"),
                       self.set_token),
         ]  # fmt: skip
-        plot = self._plot("bars", self.figure(), height=460)
+        plot = self._plot("bars", blank(), height=460)
         self._picker = self._classed(picker("ranking", "Arrow keys walk through; the text around the token is shown"), "picker")
         listen(self._picker, self._called, self.set_token)
         self._rows(row, [plot], [self._picker, self._pane("text")], [self._pane("saes")])

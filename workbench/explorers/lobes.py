@@ -20,6 +20,7 @@ from workbench.explorers.appearance import section, table_html
 from workbench.explorers.base import Explorer
 from workbench.figures.lobe_view import lobe_view
 from workbench.figures.lobes import NAMES
+from workbench.figures.panels import blank
 from workbench.geometry.affinities import AFFINITIES, affinity, angular_affinity
 from workbench.geometry.agreement import against_null, ami_with_null
 from workbench.geometry.cooccurrence import Cooccurrence
@@ -101,7 +102,7 @@ class LobeExplorer(Explorer):
                       self.set_alone),
         ]  # fmt: skip
         self._find(["angular", first])
-        plot = self._plot("map", self.figure(), height=520)
+        plot = self._plot("map", blank(), height=520)
         self._rows(row, [self._pane("agreement")], [plot], [self._pane("lobes"), self._pane("latents")])
         self._paint()
 
@@ -179,7 +180,7 @@ class LobeExplorer(Explorer):
         return lobe_view(
             self._layout, self.labels, share.to_numpy(), columns=list(share.columns), frequency=self._cooc.fired / self._cooc.n_blocks,
             column_title="geometric lobe" if heat == GEOMETRIC else "category of text", alone=alone - 1 if alone else None,
-            title=f"{len(share)} {name} lobes: AMI {found['ami']:.3f} (null {found['null_mean']:.3f}, p = {found['p_value']:.3f})",
+            title=f"{len(share)} {name} lobes: AMI {found['ami']:z.3f} (null {found['null_mean']:z.3f}, p = {found['p_value']:.3f})",
         )  # fmt: skip
 
     def _find(self, kinds: Sequence[str]) -> dict[str, dict[int, np.ndarray]]:
@@ -211,8 +212,8 @@ class LobeExplorer(Explorer):
         found, alone, labels = self.agreement, self._value("alone"), self.labels
         self._draw("map", self.figure())
         words = (
-            f"AMI with {self._value('k') or self._value('n_lobes')} geometric lobes <b>{found['ami']:.3f}</b>; of {self._n_null} permuted "
-            f"labelings mean {found['null_mean']:.3f}, 95 % up to {found['null_high']:.3f}; p = {found['p_value']:.3f}. "
+            f"AMI with {self._value('k') or self._value('n_lobes')} geometric lobes <b>{found['ami']:z.3f}</b>; of {self._n_null} permuted "
+            f"labelings mean {found['null_mean']:z.3f}, 95 % up to {found['null_high']:.3f}; p = {found['p_value']:.3f}. "
             f"{found['n_latents']:,} latents, {found['n_left_out']:,} in no lobe (dead, firing always, or without a direction)."
         )
         self._write("agreement", words)

@@ -21,6 +21,7 @@ from workbench.explorers.appearance import section, table_html, visible
 from workbench.explorers.base import Explorer
 from workbench.explorers.pickers import fill, listen, picker
 from workbench.figures.match_view import join_trace, match_view, placed
+from workbench.figures.panels import blank
 from workbench.geometry.layout import umap_layout
 from workbench.matching.assignment import Assignment
 from workbench.matching.overlap import SeedOverlap, seed_overlap
@@ -81,7 +82,7 @@ class MatchExplorer(Explorer):
             self._add("side", controls.dropdown("side", sides, "Of which SAE the selected latent is"), self.set_side),
             self._add("latent", controls.integer("latent", -1, self._sizes[0] - 1, -1, "The selected one; -1 for none"), self.set_latent),
         ]  # fmt: skip
-        plot = self._plot("maps", self.figure(), height=520)
+        plot = self._plot("maps", blank(), height=520)
         self._picker = self._classed(picker("latents", "Arrow keys walk through; the pair is joined in the maps"), "picker")
         listen(self._picker, self._called, self.select)
         self._rows(row, [self._pane("summary")], [plot], [self._picker, self._pane("pair")])
@@ -190,7 +191,7 @@ class MatchExplorer(Explorer):
         points = [None if end is None else place[end] for place, end in zip(self._places, ends, strict=True)]
         spec, view = join_trace(*points, text, matched=matched), self._views["maps"]
         with view.batch_update():
-            view.data[-1].update({name: spec[name] for name in ("x", "y", "text", "line")})
+            view.data[-1].update({name: spec[name] for name in ("x", "y", "text", "line", "marker")})
 
     def _repaint(self) -> None:
         self._draw("maps", self.figure())

@@ -116,9 +116,13 @@ def head_graph(graph: nx.DiGraph, *, chosen: tuple[int, int] | None = None, titl
     for trace in (trace.to_plotly_json() for trace in drawn.data):
         if trace.get("name") in ("in the circuit", "not in it"):
             names = [chosen is not None and name == f"{chosen[0]}.{chosen[1]}" for name in trace["text"]]
-            line = {"width": [4 if one else 1.5 for one in names], "color": [OKABE_ITO[5] if one else FAINT for one in names]}
-            fill = "rgba(86,180,233,0.45)" if trace["name"] == "in the circuit" else FAINT
-            trace["marker"] = {"symbol": trace["marker"]["symbol"], "color": fill, "size": 30, "line": line}
+            line = {"width": [4 if one else 1.5 for one in names], "color": [OKABE_ITO[5] if one else "#808080" for one in names]}
+            symbol, fill = (
+                ("circle", "#5B8DB8") if trace["name"] == "in the circuit" else ("square", "#808080")
+            )  # light or dark text on both
+            trace["marker"] = {"symbol": symbol, "color": fill, "size": 28, "line": line}
+        elif list(trace.get("text") or ()) == ["output"]:
+            trace["textposition"] = "middle right"
         panel.draw(trace)
     return picture([panel], title=title, legend={**_BELOW, "y": -0.02}, **_SIZE)
 
@@ -187,5 +191,5 @@ def circuit_sheet(parts: Sequence[go.Figure], *, title: str) -> go.Figure:
             panel.title += ": none between the heads taken"
         panels.append(panel)
         legends[name] = {"orientation": "h", "x": x0, "y": y0 - 0.15 / rows, "yanchor": "top", "font": {"size": SMALLEST_FONT}}
-    margin = {"l": 80, "r": 80, "t": 110, "b": 30}
-    return picture(panels, title=title, width=1150, height=140 + 480 * rows, margin=margin, **legends)
+    margin = {"l": 80, "r": 110, "t": 110, "b": 30}
+    return picture(panels, title=title, width=1200, height=140 + 460 * rows, margin=margin, **legends)

@@ -79,7 +79,7 @@ def darkmatter_view(
     right = Panel(
         (0.44, 1, 0, 1),
         {"tickvals": ticks, "ticktext": [_short(tokens[tick]) for tick in ticks], "tickangle": -60, "showgrid": False},
-        {"title": {"text": "norm"}, "rangemode": "tozero"}, title="along the text",
+        {"title": {"text": "norm" if len(parts) > 1 else measure}, "rangemode": "tozero"}, title="along the text",
     )  # fmt: skip
     for index, (name, values) in enumerate(parts.items()):
         right.draw({

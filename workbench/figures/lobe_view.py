@@ -73,7 +73,7 @@ def lobe_view(
     written = share.size <= _WRITTEN
     heat.draw({
         "type": "heatmap", "z": share, "x": list(columns), "y": [f"lobe {lobe + 1}" for lobe in range(n_lobes)],
-        "zmin": 0, "zmax": 1, "colorscale": SEQUENTIAL, "texttemplate": "%{z:.2f}" if written else None,
+        "zmin": 0, "zmax": max(float(share.max()), 1e-9), "colorscale": SEQUENTIAL, "texttemplate": "%{z:.2f}" if written else None,
         "textfont": {"size": SMALLEST_FONT}, "xgap": int(written), "ygap": int(written),
         "hovertemplate": f"%{{y}}, {column_title} %{{x}}: %{{z:.2f}}<extra></extra>",
         "colorbar": {"title": {"text": "share"}, "thickness": 12, "tickfont": {"size": SMALLEST_FONT}},
@@ -81,8 +81,8 @@ def lobe_view(
     if alone is not None and 0 <= alone < n_lobes:
         heat.frame(-0.5, len(columns) - 0.5, alone - 0.5, alone + 0.5, color=OKABE_ITO[5], width=3)
     return picture(
-        [points, heat], title=title, width=1100, height=560, margin={"l": 30, "r": 30, "t": 60, "b": 130},
-        legend={"orientation": "h", "x": 0, "y": -0.12, "yanchor": "top", "itemsizing": "constant", "maxheight": 0.2},
+        [points, heat], title=title, width=1100, height=600, margin={"l": 30, "r": 30, "t": 60, "b": 190},
+        legend={"orientation": "h", "x": 0, "y": -0.2, "yanchor": "top", "itemsizing": "constant", "maxheight": 0.25},
     )  # fmt: skip
 
 

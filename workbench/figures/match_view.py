@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 SHIFT = 1.15  # where the second map begins, in widths of a map
+_MIDDLE = (1 + SHIFT) / 2  # between the maps
 SHARED, ORPHAN, JOINED = OKABE_ITO[2], OKABE_ITO[5], OKABE_ITO[0]
 
 
@@ -32,14 +33,15 @@ def placed(layout: np.ndarray, side: int) -> np.ndarray:
 
 
 def join_trace(first: np.ndarray | None, second: np.ndarray | None, text: str, *, matched: bool = True) -> dict:
-    """The trace that rings one latent or two and joins them, dashed where they are no match; empty where there is none."""
+    """The trace that rings one latent or two and joins them (dashed: no match); its last point is the words above."""
     ends = [end for end in (first, second) if end is not None]
     return {
         "type": "scatter", "name": text or "pair", "mode": "lines+markers+text", "showlegend": False, "hoverinfo": "skip",
-        "x": [float(end[0]) for end in ends], "y": [float(end[1]) for end in ends], "text": [text, ""][: len(ends)],
-        "textposition": "top center", "textfont": {"size": SMALLEST_FONT + 1, "color": INK}, "cliponaxis": False,
+        "x": [*(float(end[0]) for end in ends), None, _MIDDLE], "y": [*(float(end[1]) for end in ends), None, 1.05],
+        "text": [*([""] * len(ends)), "", text], "textposition": "top center", "textfont": {"size": SMALLEST_FONT + 1, "color": INK},
+        "cliponaxis": False,
         "line": {"color": JOINED, "width": 2.5, "dash": "solid" if matched else "dash"},
-        "marker": {"symbol": "circle-open", "size": 18, "color": JOINED, "line": {"width": 3, "color": JOINED}},
+        "marker": {"symbol": "circle-open", "size": [*([18] * len(ends)), 0, 0], "color": JOINED, "line": {"width": 3, "color": JOINED}},
     }  # fmt: skip
 
 
@@ -96,7 +98,7 @@ def match_view(
     bare = {"showticklabels": False, "ticks": "", "showgrid": False, "zeroline": False, "showline": False}
     panel = Panel((0, 1, 0, 1), {**bare, "range": [-0.03, 1.03 + SHIFT]}, {**bare, "range": [-0.05, 1.14]})
     panel.draw(*data, join_trace(*ends, text, matched=matched))
-    panel.frame((1 + SHIFT) / 2, (1 + SHIFT) / 2, 0, 1, color=FAINT, dash="dot")
+    panel.frame(_MIDDLE, _MIDDLE, 0, 1, color=FAINT, dash="dot")
     heads = [{"x": 0.5 + SHIFT * side, "y": 1.06, "text": html.escape(name), "showarrow": False, "xref": "x", "yref": "y",
               "yanchor": "bottom", "font": {"size": SMALLEST_FONT + 1}} for side, name in enumerate(names)]  # fmt: skip
     return picture(

@@ -29,6 +29,13 @@ def _house() -> dict[str, Any]:
     return template().to_plotly_json()
 
 
+def blank() -> go.Figure:
+    """A figure in the house style with nothing in it yet."""
+    import plotly.graph_objects as go
+
+    return go.Figure(layout={"template": _house()})
+
+
 class Panel:
     """One pair of axes of a picture, and what is drawn in it.
 
