@@ -21,6 +21,7 @@ from typing import Any, ClassVar, Self
 from workbench.errors import InputError, MismatchError, WorkbenchError, fail
 from workbench.explorers.appearance import STYLE, themed
 from workbench.explorers.controls import checked
+from workbench.explorers.page import page
 from workbench.explorers.progress import Cancelled, Progress, Token
 
 STATE_VERSION = 1
@@ -56,7 +57,7 @@ class Explorer:
         self._alert = self._classed(ipywidgets.HTML(), "error")
         self._progress = Progress(f"wb-{self.kind}")
         heading = ipywidgets.HTML(STYLE + (f'<h3 class="wb-title" style="margin:0">{html.escape(title)}</h3>' if title else ""))
-        self.widget = ipywidgets.VBox([heading, self._alert, self._progress.widget], layout={"width": "100%"})
+        self.widget = ipywidgets.VBox([heading, self._alert, self._progress.widget, page()], layout={"width": "100%"})
         for name in ("wb-explorer", f"wb-{self.kind}"):
             self.widget.add_class(name)
 
@@ -180,7 +181,7 @@ class Explorer:
 
         spec = themed(figure, height=height)
         view = go.FigureWidget(data=spec["data"], layout=spec["layout"])
-        view._config = view._config | {"displaylogo": False}
+        view._config = view._config | {"displaylogo": False, "responsive": True}
         self._views[name] = self._classed(view, name)
         return view
 
