@@ -31,7 +31,8 @@ def whole(llama, sae, sibling, lenses):
 
 
 def panes(explorer):
-    return {name: pane.value for name, pane in (explorer._panes | explorer.latents._panes | explorer.steering._panes).items()}
+    parts = (explorer, explorer.latents, explorer.steering)
+    return {f"{part.kind} {name}": pane.value for part in parts for name, pane in part._panes.items()}
 
 
 def test_lenses_that_cannot_be_are_left_out_with_the_reason(lenses, whole):
@@ -43,12 +44,13 @@ def test_lenses_that_cannot_be_are_left_out_with_the_reason(lenses, whole):
 
 def test_a_selection_anywhere_reaches_every_lens(whole, lenses):
     a, b = np.flatnonzero(lenses.codes.alive)[[1, 5]].tolist()
+    whole.steering.set_alpha(2.0)
     whole.select(a)
     first = panes(whole)
     whole.latents._controls["latent"][0].value = b
     second = panes(whole)
     assert whole.latent == b
-    assert {name for name in first if first[name] == second[name]} <= {"table", "scores"}
+    assert {name for name in first if first[name] == second[name]} <= {"latent table", "steering scores"}
     assert whole.steering._value("latent") == b
     assert whole._views["attribution"].data[0].name == f"latent {b}"
     share = lenses.effects["induction"].effect[b] / lenses.effects["induction"].behaviour
@@ -75,7 +77,8 @@ def test_findings_are_what_the_analyses_returned(whole, lenses, sibling):
         effect = np.abs(lenses.effects["induction"].effect)
         assert circuits["rank"] == 1 + (effect > effect[latent]).sum()
         assert len(found["examples"]) > 0
-        assert f"with {(lenses.lobes == lenses.lobes[latent]).sum()} latents" in found["geometry"]["lobe"]
+        size = (lenses.lobes == lenses.lobes[latent]).sum()
+        assert (f"with {size} latents" if lenses.lobes[latent] >= 0 else "none") in found["geometry"]["lobe"]
     with pytest.raises(InputError, match=r"0\.\.63"):
         whole.findings(64)
 

@@ -203,7 +203,7 @@ class Explorer:
 
     def _write(self, name: str, markup: str) -> None:
         """Replace what a piece of HTML shows."""
-        self._panes[name].value = f'<div class="wb-html">{markup}</div>'
+        self._panes[name].value = f'<div class="wb-html">{markup}</div>' if markup else ""
 
     def _rows(self, *rows: Iterable[Any]) -> None:
         """Put rows of controls, plots and panes under one another; each row wraps on a narrow page."""

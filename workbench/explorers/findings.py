@@ -34,7 +34,7 @@ def geometry_of(lenses: Lenses, latent: int) -> dict[str, str]:
     if lenses.lobes is not None:
         lobe = int(lenses.lobes[latent])
         size = int((lenses.lobes == lobe).sum())
-        words["lobe"] = f"{lobe}, with {size:,} latents" if lobe >= 0 else "none: it never fires with another"
+        words["lobe"] = f"{lobe}, with {size:,} latents" if lobe >= 0 else "none: it fires in no block of the text, or in every one"
     if (shapes := lenses.parallelograms) is not None:
         mine = np.flatnonzero((shapes.vertices == latent).any(1))
         words["corner of"] = f"{len(mine)} of {shapes.n_found} parallelograms; {shapes.null_found.mean():.1f} are there by chance"

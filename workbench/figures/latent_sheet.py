@@ -110,8 +110,7 @@ def _bars(figure: go.Figure, panel: str, bars: dict[str, Any], x: str, y: str) -
 
 def _twins(figure: go.Figure, twins: pd.DataFrame, threshold: float | None) -> None:
     row, col = _PLACES["twins"]
-    names = [str(name).split("/")[-1] if twins["sae"].is_unique else str(name) for name in twins["sae"]]
-    names = names if len(set(names)) == len(names) else [str(name) for name in twins["sae"]]
+    names = [str(name).replace("/", "/<br>") for name in twins["sae"]]  # a model and its SAE are two lines
     for place, (measure, part) in enumerate(twins.assign(name=names).groupby("measure", sort=False)):
         figure.add_scatter(x=part["value"], y=part["name"], mode="markers", row=row, col=col,
                            marker={"symbol": SYMBOLS[place], "size": 11, "color": OKABE_ITO[place]}, name=measure)  # fmt: skip
