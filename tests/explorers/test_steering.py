@@ -57,7 +57,7 @@ def test_every_control_by_method_and_by_widget(panel, llama, sae, codes, name, m
 
 def test_refusals_show_in_words(panel):
     control(panel, "prompt").value = "x" * 500
-    assert "at most 64 tokens together" in panel.message
+    assert "at most the 64 that the model reads" in panel.message
     with pytest.raises(InputError, match="latent=64"):
         panel.select(64)
 
