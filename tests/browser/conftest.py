@@ -36,46 +36,11 @@ CONSOLE_ALLOWED = (
     r"Failed to load resource: the server responded with a status of 40[34] .*/(lab/api/workspaces|lab/api/news|lab/api/update)",
 )
 
-# In the page: the notebook in front, and what its kernel said that should not have been said.
-READY = """() => { const p = window.jupyterapp.shell.currentWidget; const k = p && p.sessionContext && p.sessionContext.isReady
-    && p.sessionContext.session && p.sessionContext.session.kernel; return k && k.status === 'idle' && p.context.path }"""
-WATCH = """() => { window.workbenchProblems = []
-    window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.iopubMessage.connect((_, message) => {
-        const type = message.header.msg_type, content = message.content
-        if (type === 'error') window.workbenchProblems.push(content.ename + ': ' + content.evalue)
-        if (type === 'stream' && /Traceback/.test(content.text)) window.workbenchProblems.push(content.text) }) }"""
 RUN = "() => window.jupyterapp.commands.execute('notebook:run-all-cells').then(() => true)"
-OUTPUTS = "() => window.jupyterapp.shell.currentWidget.content.widgets.map(cell => cell.model.toJSON())"
-ASK = """async code => { const kernel = window.jupyterapp.shell.currentWidget.sessionContext.session.kernel
-    const reply = await kernel.requestExecute({code: '', silent: true, store_history: false, user_expressions: {answer: code}}).done
-    return reply.content.user_expressions.answer }"""
-CLOSE = """async () => { const app = window.jupyterapp, panel = app.shell.currentWidget
-    if (panel && panel.sessionContext) { await panel.context.save(); await panel.sessionContext.shutdown(); panel.close() } }"""
-# Where on the page a point of a plot is: by the latent (or other number) in its customdata, or by coordinates of the first axes.
-PLACE = """(plot, [wanted, x, y]) => { const layout = plot._fullLayout, box = plot.getBoundingClientRect()
-    const at = (trace, x, y) => { const ax = layout['xaxis' + trace.xaxis.slice(1)], ay = layout['yaxis' + trace.yaxis.slice(1)]
-        return [box.x + ax._offset + ax.d2p(x), box.y + ay._offset + ay.d2p(y)] }
-    if (wanted === null) return at({xaxis: 'x', yaxis: 'y'}, x, y)
-    for (const trace of plot._fullData.slice().reverse()) {
-        const index = trace.customdata ? Array.from(trace.customdata).findIndex(one => (one.length ? one[0] : one) === wanted) : -1
-        if (index >= 0) return at(trace, trace.x[index], trace.y[index]) } }"""
+SAVE = "() => window.jupyterapp.commands.execute('docmanager:save').then(() => true)"
+READY = "() => window.tests.ready()"
 CHANGED = "([selector, before]) => document.querySelector(selector).innerText !== before"
 SAYS = "([selector, text]) => document.querySelector(selector).textContent.includes(text)"
-SMALL_TEXT = """root => [...root.querySelectorAll('text, label, td, th, p, div, span, button, select, input')]
-    .filter(node => node.checkVisibility() && parseFloat(getComputedStyle(node).fontSize) < 12
-        && [...node.childNodes].some(child => child.nodeType === 3 && child.textContent.trim()))
-    .map(node => [node.textContent.trim().slice(0, 40), getComputedStyle(node).fontSize])"""
-TOO_WIDE = """root => {
-    const edge = root.getBoundingClientRect().right + 1
-    const scrolls = node => {
-        for (; node !== root; node = node.parentElement) if (getComputedStyle(node).overflowX !== 'visible') return true
-        return false }
-    return [...root.querySelectorAll('*')]
-        .filter(node => node.checkVisibility() && node.getBoundingClientRect().right > edge && !scrolls(node.parentElement))
-        .map(node => node.className.toString().slice(0, 80)).slice(0, 5) }"""
-BACKGROUNDS = """node => { const seen = []
-    for (; node; node = node.parentElement) seen.push(getComputedStyle(node).backgroundColor)
-    return seen }"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,13 +80,14 @@ class Panel:
 
     def plot(self, name: str):
         """The drawn plot."""
-        plot = self.part(name, ".js-plotly-plot")
+        css = f".wb-{self.kind}-{name}"
+        plot = self.root.locator(f"{css}.js-plotly-plot, {css} .js-plotly-plot").first
         plot.scroll_into_view_if_needed()
         return plot
 
     def click(self, name: str, number: int | None = None, *, x: float = 0, y: float = 0) -> None:
         """Click a point of a plot: by its number (customdata) or by coordinates."""
-        place = self.plot(name).evaluate(PLACE, [number, x, y])
+        place = self.plot(name).evaluate("(plot, at) => window.tests.place(plot, at)", [number, x, y])
         self.page.mouse.move(place[0] - 4, place[1] - 1)
         self.page.mouse.move(*place, steps=3)
         self.page.wait_for_timeout(150)  # plotly hears a click on what it has been hovering over
@@ -132,7 +98,7 @@ class Panel:
         plot = self.plot(name)
         plot.hover()
         plot.locator('.modebar-btn[data-val="lasso"]').first.click()
-        places = [plot.evaluate(PLACE, [None, x, y]) for x, y in corners]
+        places = [plot.evaluate("(plot, at) => window.tests.place(plot, at)", [None, x, y]) for x, y in corners]
         self.page.mouse.move(*places[0])
         self.page.mouse.down()
         for place in [*places[1:], places[0]]:
@@ -165,6 +131,7 @@ class Desk:
         self.problems: list[str] = []
         page.on("pageerror", lambda error: self.problems.append(f"page: {error}"))
         page.on("console", self._heard)
+        page.add_init_script(path=Path(__file__).with_name("page.js"))
         page.goto(f"{lab.address}/lab?token={lab.token}&reset")
         page.wait_for_function("() => window.jupyterapp && window.jupyterapp.shell", timeout=START_SECONDS * 1000)
         page.evaluate("() => window.jupyterapp.restored.then(() => window.jupyterapp.shell.collapseLeft())")
@@ -179,12 +146,12 @@ class Desk:
         page = self.page
         page.evaluate("path => window.jupyterapp.commands.execute('docmanager:open', {path, factory: 'Notebook'})", path.name)
         page.wait_for_function(READY, timeout=START_SECONDS * 1000)
-        page.evaluate(WATCH)
+        page.evaluate("() => window.tests.watch() && true")
         page.set_default_timeout(START_SECONDS * 1000)
         page.evaluate(RUN)
         page.wait_for_function(READY, timeout=START_SECONDS * 1000)
         page.set_default_timeout(STEP_SECONDS * 1000)
-        cells = page.evaluate(OUTPUTS)
+        cells = page.evaluate("() => window.tests.cells()")
         for cell in cells:
             for output in cell.get("outputs", ()):
                 if output["output_type"] == "error":
@@ -193,7 +160,7 @@ class Desk:
 
     def ask(self, expression: str):
         """The value of a Python expression in the notebook's kernel."""
-        answer = self.page.evaluate(ASK, f"repr({expression})")
+        answer = self.page.evaluate("code => window.tests.ask(code)", f"repr({expression})")
         assert answer["status"] == "ok", answer
         return ast.literal_eval(ast.literal_eval(answer["data"]["text/plain"]))
 
@@ -217,9 +184,9 @@ class Desk:
         page.wait_for_function(f"() => document.body.dataset.jpThemeLight === '{dark}'")
         page.wait_for_timeout(300)  # the old theme's sheet is removed after the new one came
 
-    def width(self, pixels: int) -> None:
-        """Change the window's width, and wait until figures have followed."""
-        self.page.set_viewport_size({"width": pixels, "height": HEIGHT})
+    def width(self, pixels: int, height: int = HEIGHT) -> None:
+        """Change the window's size, and wait until figures have followed."""
+        self.page.set_viewport_size({"width": pixels, "height": height})
         self.page.wait_for_timeout(700)
 
     def shot(self, locator, name: str) -> Path:
@@ -229,15 +196,23 @@ class Desk:
         locator.screenshot(path=path)
         return path
 
+    def webgl(self) -> int:
+        """How many WebGL contexts the page has."""
+        return self.page.evaluate("() => window.tests.webgl()")
+
+    def save(self) -> None:
+        """Save the notebook."""
+        self.page.evaluate(SAVE)
+
     def heard(self) -> list[str]:
         """What went wrong since the last time, in page, console and kernel."""
-        said = self.page.evaluate("() => (window.workbenchProblems || []).splice(0)")
+        said = self.page.evaluate("() => window.tests.problems.splice(0)")
         found, self.problems = [*self.problems, *(f"kernel: {text}" for text in said)], []
         return found
 
     def close(self) -> None:
         """Close the notebook and end its kernel."""
-        self.page.evaluate(CLOSE)
+        self.page.evaluate("() => window.tests.close()")
 
 
 def pytest_collection_modifyitems(items):
@@ -359,25 +334,30 @@ def write(lab):
     return write
 
 
+def _luminance(colour: str) -> float:
+    channels = [int(part) / 255 for part in re.findall(r"\d+", colour)[:3]]
+    linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def _contrast(ink: str, papers: list[str]) -> float:
+    """Contrast (WCAG 2.1) of an ink with what is behind it, nearest first; half transparent papers and the first full one count."""
+    worst = 21.0
+    for paper in papers:
+        if not paper.endswith(", 0)"):
+            low, high = sorted([_luminance(ink), _luminance(paper)])
+            worst = min(worst, (high + 0.05) / (low + 0.05))
+            if not paper.startswith("rgba"):
+                break
+    return worst
+
+
 @pytest.fixture(scope="session")
 def contrast():
-    """Contrast (WCAG 2.1) of an element's text with what is behind it; `ink` is the property that colours the text."""
+    """Contrast of an element's text with what is behind it."""
 
-    def luminance(colour: str) -> float:
-        channels = [int(part) / 255 for part in re.findall(r"\d+", colour)[:3]]
-        linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
-        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-    def contrast(locator, ink: str = "color") -> float:
-        inks = luminance(locator.evaluate(f"node => getComputedStyle(node).{ink}"))
-        worst = 21.0
-        for paper in locator.evaluate(BACKGROUNDS):
-            if not paper.endswith(", 0)"):  # transparent: what shows is behind it
-                low, high = sorted([inks, luminance(paper)])
-                worst = min(worst, (high + 0.05) / (low + 0.05))
-                if not paper.startswith("rgba"):
-                    break
-        return worst
+    def contrast(locator) -> float:
+        return _contrast(*locator.evaluate("node => window.tests.ink(node)"))
 
     return contrast
 
@@ -390,12 +370,17 @@ def open_book(_desk, write):
         text = Path(__file__).with_name(f"{name}.py").read_text()
         sources = ["# " + cell for cell in re.split(r"^# %% ", text, flags=re.MULTILINE)[1:]]
         above = [f"{key} = {value!r}" for key, value in parameters.items()]
-        cells = _desk.run(write(name, [*above, *sources]))
-        wrong = {}
+        path = write(name, [*above, *sources])
+        cells, wrong = _desk.run(path), {}
         for source, cell in zip(sources, cells[len(above) :], strict=True):
             errors = [f"{output['ename']}: {output['evalue']}" for output in cell["outputs"] if output["output_type"] == "error"]
             wrong[re.match(r"# (\w+)", source).group(1)] = errors
         wrong["elsewhere"] = [problem for problem in _desk.heard() if not problem.startswith(("cell", "kernel"))]
+        _desk.save()
+        if (size := path.stat().st_size) >= 1_000_000:
+            wrong["elsewhere"].append(f"the saved notebook has {size:,} bytes")
+        if (contexts := _desk.webgl()) > 4:
+            wrong["elsewhere"].append(f"the page has {contexts} WebGL contexts")
         yield wrong
         _desk.close()
 
@@ -403,34 +388,32 @@ def open_book(_desk, write):
 
 
 @pytest.fixture
-def looks(desk, contrast):
-    """Take an explorer's screenshot and check that it can be read: contrast, size of text, nothing beyond its edge, controls labelled."""
+def looks(desk):
+    """Take an explorer's screenshot and check that it can be read."""
 
     def looks(panel: Panel, name: str) -> None:
         desk.shot(panel.root, f"{panel.kind}_{name}")
-        inks = (".widget-label", "color"), (".wb-pane", "color"), (".wb-pane td", "color"), (".js-plotly-plot .xtick text", "fill")
-        for selector, ink in (*inks, (".js-plotly-plot .gtitle", "fill"), (".js-plotly-plot .legendtext", "fill")):
-            for found in panel.root.locator(selector).all()[:3]:
-                if found.is_visible():
-                    assert contrast(found, ink) >= 4.5, (panel.kind, name, selector)  # WCAG 2.1 AA for text
-        assert panel.root.evaluate(SMALL_TEXT) == [], (panel.kind, name)
-        assert panel.root.evaluate(TOO_WIDE) == [], (panel.kind, name)
-        for control in panel.root.locator("select, input").all():
-            if control.is_visible():
-                assert control.evaluate("node => node.labels.length ? node.labels[0].innerText.trim() : node.ariaLabel"), (panel.kind, name)
+        found = panel.root.evaluate("root => window.tests.look(root)")
+        inks = found.pop("inks")
+        assert {what: which for what, which in found.items() if which} == {}, (panel.kind, name)
+        assert len(inks) > 3
+        pale = [(selector, ink, papers) for selector, ink, papers in inks if _contrast(ink, papers) < 4.5]  # WCAG 2.1 AA for text
+        assert pale == [], (panel.kind, name)
 
     return looks
 
 
 @pytest.fixture
 def views(desk, looks):
-    """Look at explorers in both themes and at both widths."""
+    """Look at explorers in both themes and at both widths, in a window that is as high as the highest of them."""
 
     def views(kinds: list[str]) -> None:
-        for theme in THEMES:
-            desk.theme(theme)
-            for pixels in (WIDE, NARROW):
-                desk.width(pixels)
+        for pixels in (WIDE, NARROW):
+            desk.width(pixels)
+            highest = max(int(desk.panel(kind).root.bounding_box()["height"]) for kind in kinds)
+            desk.width(pixels, max(HEIGHT, highest + 260))
+            for theme in THEMES:
+                desk.theme(theme)
                 for kind in kinds:
                     looks(desk.panel(kind), f"{theme}_{pixels}")
         desk.width(WIDE)

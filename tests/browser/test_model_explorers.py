@@ -55,7 +55,7 @@ def test_steering(panel, desk):
     assert desk.ask("float(steering.result.kl)") > 0
     assert "with α" in panel.part("bars").inner_text()
     panel.type("prompt", "class Node")
-    desk.until("steering.wait().result.prompt", "class Node")
+    desk.until("steering.wait().state()['prompt']", "class Node")
     panel.says("texts", "class Node")
     panel.part("score").click()
     desk.until("steering.wait().scores is not None", True)
