@@ -35,6 +35,7 @@ def folders(tmp_path, monkeypatch):
     nbformat.write(nbformat.v4.new_notebook(cells=[words("no title")]), tmp_path / "notebooks" / "01_without.ipynb")
     folder = tmp_path / "figures" / "00_first"
     monkeypatch.setenv("WORKBENCH_FIGURES", str(folder))
+    monkeypatch.setenv("BROWSER_PATH", "/nowhere/chromium")
     table = pd.DataFrame({"x": [1]})
     save_figure(Html("<p>map</p>"), "map", table, "A map of 3\n latents. The null: 20 shuffles of <them>.")
     save_figure(Html("<p>heat</p>"), "heat_1", table, "n = 1.", reading="My own\nsentence.")
