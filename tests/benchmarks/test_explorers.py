@@ -61,7 +61,7 @@ plan = {{
     "LatentExplorer latent": (alone, "latent", some),
     "LatentExplorer colour (quantity)": (alone, "colour", ["match cosine", "share of linear error"] * 10),
     "LatentExplorer colour (group)": (alone, "colour", ["lobe", "match cosine"] * 10),
-    "LatentExplorer search": (alone, "search", searches + some[:20]),
+    "LatentExplorer search": (alone, "search", searches + [str(latent) for latent in some[:20]]),
     "LatentExplorer list": (alone, "listed", [", ".join(map(str, rng.integers(0, F, 200))) for _ in range(20)]),
     "LatentExplorer examples": (alone, "examples", list(range(1, 20))),
     "Workbench latent": (whole.latents, "latent", some),
