@@ -70,6 +70,17 @@ def test_eap_is_the_derivative_of_exact_edges(models, kind, monkeypatch):
         np.testing.assert_allclose(exact.to_output / step, estimate.to_output, atol=0.1 * np.abs(estimate.to_output).max())
 
 
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_both_ways_to_patch_an_edge_agree(models, kind, monkeypatch):
+    """What a head writes when its own copy of the stream changes is what it writes when the whole layer's input does."""
+    pairs = pairs_of(models[kind])
+    whole = patch_edges(models[kind], pairs, method="activation")
+    monkeypatch.setattr(module, "_grouped", lambda model: True)
+    copies = patch_edges(models[kind], pairs, method="activation")
+    assert np.abs(whole.pair).max() > 1e-3
+    np.testing.assert_allclose(whole.scores, copies.scores, atol=1e-5)  # float32 logits of size 1
+
+
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "grouped", "constructed"])
 def test_contributions_add_up_to_the_residual_stream(models, kind):
     import torch

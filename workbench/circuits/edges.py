@@ -15,13 +15,16 @@ Sources: Syed, Rager and Conmy 2023 (EAP); Hanna, Pezzelle and Belinkov 2024 (EA
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from workbench.circuits.patching import metric_of
 from workbench.circuits.running import (
+    at_heads,
     batches,
     catch_heads,
     embedding_hook,
@@ -113,7 +116,8 @@ def patch_edges(
              "heads that add straight to the residual stream", "use patch_heads, which needs no such thing")  # fmt: skip
     positive, negative = token_ids(model, task.positive), token_ids(model, task.negative)
     layers, heads = model.cfg.n_layers, model.cfg.n_heads
-    with split_inputs(model), frozen(model):
+    split = method != "activation" or _grouped(model)
+    with split_inputs(model) if split else contextlib.nullcontext(), frozen(model):
         if method == "activation":
             effect, output, behaviour = _exact_edges(model, task, positive, negative, batch_size)
             names = np.array([f"{layer}.{head}" for layer in range(layers) for head in range(heads)])
@@ -302,9 +306,42 @@ def _exact_edges(
         for source in range(layers * heads):
             change = difference[:, :, source]
             output[rows, source] = measure([("ln_final.hook_in", lambda x, hook, change=change: x + change)])
-            for target in range((source // heads + 1) * heads, layers * heads):
-                effect[rows, source, target] = measure(_into(target, heads, change))
+            for layer in range(source // heads + 1, layers):
+                hooks = _into_each if _grouped(model) else _instead_of_each
+                for head, one in enumerate(hooks(model, positive[rows], task.last[rows], layer, change)):
+                    effect[rows, source, layer * heads + head] = measure(one)
     return effect, output, behaviour / len(positive)
+
+
+def _grouped(model: Any) -> bool:
+    """Whether heads share keys and values."""
+    return (getattr(model.cfg, "n_key_value_heads", None) or model.cfg.n_heads) != model.cfg.n_heads
+
+
+def _instead_of_each(model: Any, ids: np.ndarray, last: np.ndarray, layer: int, change: Any) -> Iterator[list]:
+    """For each head of a layer the hook that puts in what it writes when its inputs are changed.
+
+    Heads do not read each other: one run with the whole layer's input changed shows what each of them would write.
+    """
+    import torch
+
+    seen: dict[int, Any] = {}
+    changed = (f"blocks.{layer}.hook_resid_pre", lambda x, hook: x + change)
+    with torch.no_grad():
+        forward(model, ids, [changed, catch_heads(model, seen)[layer]], last=last)
+    for head in range(model.cfg.n_heads):
+
+        def swap(z: Any, head: int = head) -> Any:
+            z[:, :, head] = seen[layer][:, :, head]
+            return z
+
+        yield [at_heads(layer, swap)]
+
+
+def _into_each(model: Any, ids: np.ndarray, last: np.ndarray, layer: int, change: Any) -> Iterator[list]:
+    """For each head of a layer the hooks that change its inputs, where keys and values are shared."""
+    for head in range(model.cfg.n_heads):
+        yield _into(layer * model.cfg.n_heads + head, model.cfg.n_heads, change)
 
 
 def _into(target: int, heads: int, change: Any) -> list:

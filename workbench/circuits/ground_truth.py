@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from workbench.circuits.tasks import Task
 
 SETTINGS = (("resample", "noising"), ("mean", "noising"), ("resample", "denoising"), ("mean", "denoising"))
-N_PROMPTS, N_EDGE_PROMPTS, SEED = 128, 16, 100  # prompts that decide; other seeds than any evaluation uses
+N_PROMPTS, N_EDGE_PROMPTS, SEED = 128, 32, 100  # prompts that decide; other seeds than any evaluation uses
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
