@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pandas as pd
+import plotly.graph_objects as go
 import pytest
 
 import workbench
@@ -199,6 +200,7 @@ def test_state_comes_back(with_model, model):
     again = CircuitExplorer.from_state(json.dumps(with_model.state()), FOUND, tasks=TASKS, model=model, edges=EDGES)
     assert again.state() == with_model.state()
     assert again.figure().to_json() == with_model.figure().to_json()
+    go.Figure(with_model.figure().to_dict())  # plotly refuses what it does not know
     assert len(again.figure().data) == sum(len(again._views[name].data) for name in ("grid", "roc", "graph", "attention"))
 
 

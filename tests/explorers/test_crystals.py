@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import plotly.graph_objects as go
 import pytest
 
 from workbench.errors import InputError, MismatchError
@@ -145,6 +146,7 @@ def test_state_comes_back(explorer):
     again = CrystalExplorer.from_state(json.dumps(explorer.state()), DIFFERENCES, RELATION, words=WORDS, n_null=10)
     assert again.state() == explorer.state()
     assert again.figure().to_json() == explorer.figure().to_json()
+    go.Figure(explorer.figure().to_dict())  # plotly refuses what it does not know
 
 
 def test_two_relations_and_one_array_are_enough():

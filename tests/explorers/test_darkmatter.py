@@ -5,6 +5,7 @@ import json
 import re
 
 import numpy as np
+import plotly.graph_objects as go
 import pytest
 
 from workbench.darkmatter.decomposition import decompose_error
@@ -180,6 +181,7 @@ def test_state_comes_back(explorer):
     again = DarkMatterExplorer.from_state(json.dumps(explorer.state()), FOUND, TOKENS)
     assert again.state() == explorer.state()
     assert again.figure().to_json() == explorer.figure().to_json()
+    go.Figure(explorer.figure().to_dict())  # plotly refuses what it does not know
 
 
 def test_bad_input_is_refused(explorer):

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pandas as pd
+import plotly.graph_objects as go
 import pytest
 from sklearn.metrics import adjusted_mutual_info_score
 
@@ -180,6 +181,7 @@ def test_state_is_small_json_and_brings_the_same_picture_back(explorer):
     again = LobeExplorer.from_state(text, COOC, DECODER, layout=LAYOUT, firing=FIRING, categories=KIND, n_lobes=(2, 3, 4), n_null=30)
     assert again.state() == explorer.state()
     assert again.figure().to_json() == explorer.figure().to_json()
+    go.Figure(explorer.figure().to_dict())  # plotly refuses what it does not know
 
 
 def test_many_lobes_keep_distinct_marks_and_the_rest_share_one():

@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import plotly.graph_objects as go
 import pytest
 
 from workbench.errors import InputError, MismatchError
@@ -183,6 +184,7 @@ def test_state_comes_back(explorer):
     again = MatchExplorer.from_state(json.dumps(explorer.state()), OVERLAP, LAYOUTS, names=("s0", "s1"))
     assert again.state() == explorer.state()
     assert again.figure().to_json() == explorer.figure().to_json()
+    go.Figure(explorer.figure().to_dict())  # plotly refuses what it does not know
 
 
 def test_bad_input_is_refused(explorer):

@@ -25,7 +25,7 @@ from workbench.circuits.tasks import Task
 from workbench.errors import InputError, MismatchError, NotFoundError, fail
 from workbench.explorers import controls
 from workbench.explorers.appearance import section, table_html, visible
-from workbench.explorers.base import Explorer
+from workbench.explorers.redrawing import Redrawing
 from workbench.figures.circuit_view import attention_map, circuit_sheet, head_graph, head_grid, roc_point
 from workbench.figures.darkmatter_view import shaded_text
 from workbench.figures.panels import blank
@@ -33,7 +33,7 @@ from workbench.figures.panels import blank
 _PATCHED = 16  # prompts that connections are estimated from when the reader asks for them
 
 
-class CircuitExplorer(Explorer):
+class CircuitExplorer(Redrawing):
     """Heads of a task's circuit, as every method scores them.
 
     Parameters
@@ -267,9 +267,8 @@ class CircuitExplorer(Explorer):
         self._refresh_prompt()
 
     def _refresh_upper(self) -> None:
-        for name, figure in zip(("grid", "roc", "graph"), self._upper(), strict=True):
-            self._draw(name, figure)
-        for trace in self._views["grid"].data:
+        fresh = {name: self._draw(name, figure) for name, figure in zip(("grid", "roc", "graph"), self._upper(), strict=True)}
+        for trace in self._views["grid"].data if fresh["grid"] else ():
             trace.on_click(lambda trace, points, _: points.xs and self._called(self.set_head, f"{int(points.ys[0])}.{int(points.xs[0])}"))
         layer, head = np.nonzero(self.taken)
         score, truth = self._scores(), self._found[self._value("task")].truth

@@ -17,7 +17,7 @@ import pandas as pd
 from workbench.errors import MismatchError, fail
 from workbench.explorers import controls
 from workbench.explorers.appearance import section, table_html
-from workbench.explorers.base import Explorer
+from workbench.explorers.redrawing import Redrawing
 from workbench.figures.crystal_view import crystal_view
 from workbench.figures.panels import blank
 from workbench.geometry.crystals import (
@@ -34,7 +34,7 @@ from workbench.results import as_numpy
 ALL = "all relations"
 
 
-class CrystalExplorer(Explorer):
+class CrystalExplorer(Redrawing):
     """Relations between words: which, at which layer, with how many components.
 
     Parameters

@@ -17,8 +17,8 @@ from workbench.darkmatter.decomposition import ErrorDecomposition
 from workbench.errors import InputError, MismatchError, NotFoundError, fail
 from workbench.explorers import controls
 from workbench.explorers.appearance import section, table_html, visible
-from workbench.explorers.base import Explorer
 from workbench.explorers.pickers import fill, listen, picker
+from workbench.explorers.redrawing import Redrawing
 from workbench.figures.darkmatter_view import darkmatter_view, shaded_text
 from workbench.figures.panels import blank
 from workbench.sources.tokens import Tokens
@@ -28,7 +28,7 @@ HELD_OUT, EVERY = "held-out tokens", "all tokens"
 _SCALE = 0.999  # the quantile of all tokens that has the deepest shade: a single far one would leave the rest pale
 
 
-class DarkMatterExplorer(Explorer):
+class DarkMatterExplorer(Redrawing):
     """What SAEs leave unexplained, token by token.
 
     Parameters
@@ -133,6 +133,10 @@ class DarkMatterExplorer(Explorer):
             fail(InputError, f"rank {rank}", f"1 to {len(order)}", "choose one of these")
         self.set_token(int(self._where[order[rank - 1]]))
 
+    def _at(self, place: int) -> None:
+        """Select the token at this place of the text that is shown."""
+        self.set_token(int(self.window()["position"].iloc[place]))
+
     @property
     def selected(self) -> int:
         """Position of the selected token in the whole text."""
@@ -201,12 +205,11 @@ class DarkMatterExplorer(Explorer):
         return str(self._tokens.vocabulary[self._tokens.ids[divmod(int(position), self._tokens.context)]])
 
     def _repaint(self) -> None:
-        self._draw("bars", self.figure())
-        bars, *lines = self._views["bars"].data
-        bars.on_click(lambda trace, points, _: points.point_inds and self._called(self.select, points.point_inds[0] + 1))
-        first = int(self.window()["position"].iloc[0])
-        for line in lines:
-            line.on_click(lambda trace, points, _: points.point_inds and self._called(self.set_token, first + points.point_inds[0]))
+        if self._draw("bars", self.figure()):
+            bars, *lines = self._views["bars"].data
+            bars.on_click(lambda trace, points, _: points.point_inds and self._called(self.select, points.point_inds[0] + 1))
+            for line in lines:
+                line.on_click(lambda trace, points, _: points.point_inds and self._called(self._at, points.point_inds[0]))
         ranking, selected = self.ranking(), self.selected
         columns = (ranking[name] for name in ("rank", "token", self._value("measure"), "position"))
         options = [

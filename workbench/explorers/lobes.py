@@ -17,7 +17,7 @@ import pandas as pd
 from workbench.errors import InputError, MismatchError, fail
 from workbench.explorers import controls
 from workbench.explorers.appearance import section, table_html
-from workbench.explorers.base import Explorer
+from workbench.explorers.redrawing import Redrawing
 from workbench.figures.lobe_view import lobe_view
 from workbench.figures.lobes import NAMES
 from workbench.figures.panels import blank
@@ -33,7 +33,7 @@ from workbench.results import as_numpy
 GEOMETRIC, CATEGORIES = "geometric lobes", "categories of text"
 
 
-class LobeExplorer(Explorer):
+class LobeExplorer(Redrawing):
     """Lobes of an SAE: by which affinity, how many, and against how many geometric ones.
 
     Parameters

@@ -18,8 +18,8 @@ import pandas as pd
 from workbench.errors import InputError, MismatchError, fail
 from workbench.explorers import controls
 from workbench.explorers.appearance import section, table_html, visible
-from workbench.explorers.base import Explorer
 from workbench.explorers.pickers import fill, listen, picker
+from workbench.explorers.redrawing import Redrawing
 from workbench.figures.match_view import join_trace, match_view, placed
 from workbench.figures.panels import blank
 from workbench.geometry.layout import umap_layout
@@ -31,7 +31,7 @@ from workbench.matching.universality import Universality
 LISTED = 200
 
 
-class MatchExplorer(Explorer):
+class MatchExplorer(Redrawing):
     """The matching of two dictionaries, latent by latent.
 
     Parameters
@@ -189,13 +189,12 @@ class MatchExplorer(Explorer):
     def _join(self, side: int, latent: int | None) -> None:
         ends, text, matched = self._ends(side, latent)
         points = [None if end is None else place[end] for place, end in zip(self._places, ends, strict=True)]
-        spec, view = join_trace(*points, text, matched=matched), self._views["maps"]
-        with view.batch_update():
-            view.data[-1].update({name: spec[name] for name in ("x", "y", "text", "line", "marker")})
+        spec = join_trace(*points, text, matched=matched)
+        self._amend("maps", -1, {name: spec[name] for name in ("x", "y", "text", "line", "marker")})
 
     def _repaint(self) -> None:
-        self._draw("maps", self.figure())
-        for trace in self._views["maps"].data[:-1]:
+        fresh = self._draw("maps", self.figure())
+        for trace in self._views["maps"].data[:-1] if fresh else ():
             side = int(trace.meta)
             trace.on_click(lambda trace, points, _, side=side: self._pointed(self.select, trace, points, side))
             trace.on_hover(lambda trace, points, _, side=side: self._pointed(self.peek, trace, points, side))

@@ -78,14 +78,14 @@ def crystal_view(
         own, lit = relation == name, chosen in (None, name)
         colour = _DRAWN[index % len(_DRAWN)] if lit else FAINT
         symbol = SYMBOLS[(index + index // len(_DRAWN)) % len(SYMBOLS)]
-        parts = [(left, plane, own, 7, 0.8), (right, pair, own & ~held_out, 5, 0.35), (right, pair, own & held_out, 8, 0.95)]
-        for panel, points, rows, size, opacity in parts:
+        size, opacity = np.where(held_out[own], 8, 5), np.where(held_out[own], 0.95, 0.35) * (1 if lit else 0.3)
+        for panel, points, sizes, depth in ((left, plane, 7, 0.8 if lit else 0.2), (right, pair, size, opacity)):
             panel.draw({
-                "type": "scatter", "x": points[rows, 0], "y": points[rows, 1], "mode": "markers", "name": str(name),
-                "legendgroup": str(name), "showlegend": size == 8, "customdata": np.flatnonzero(rows),
-                "text": None if words is None else np.asarray(words)[rows].tolist(),
+                "type": "scatter", "x": points[own, 0], "y": points[own, 1], "mode": "markers", "name": str(name),
+                "legendgroup": str(name), "showlegend": panel is right, "customdata": np.flatnonzero(own),
+                "text": None if words is None else np.asarray(words)[own].tolist(),
                 "hovertemplate": f"{name}<br>%{{text}}<extra></extra>" if words is not None else f"{name}<extra></extra>",
-                "marker": {"color": colour, "symbol": symbol, "size": size, "opacity": opacity if lit else 0.15, "line": {"width": 0}},
+                "marker": {"color": colour, "symbol": symbol, "size": sizes, "opacity": depth, "line": {"width": 0}},
             })  # fmt: skip
     below.draw(*_curve(curve, n_components))
     return picture(

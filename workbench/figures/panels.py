@@ -91,4 +91,5 @@ def picture(panels: Sequence[Panel], *, title: str, width: int, height: int, **l
             notes.append({"text": panel.title, "x": (x0 + x1) / 2, "y": y1, "xref": "paper", "yref": "paper", "showarrow": False,
                           "xanchor": "center", "yanchor": "bottom", "font": {"size": SMALLEST_FONT + 2}})  # fmt: skip
     more = {"shapes": shapes, "annotations": notes, **axes, **layout}
-    return go.Figure(data=data, layout={"template": _house(), "title": {"text": title}, "width": width, "height": height, **more})
+    layout = {"template": _house(), "title": {"text": title}, "width": width, "height": height, **more}
+    return go.Figure(data=data, layout=layout, _validate=False)  # a widget that shows it validates what it is told; tests do the rest
