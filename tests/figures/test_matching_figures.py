@@ -169,3 +169,5 @@ def test_concepts_stand_beside_null_and_whole(grid):
     assert sorted(drawn) == pytest.approx(sorted(rows.loc[rows["measure"].isin(["cka_debiased", "rsa"]), "value"]))
     whole = cell(grid.table).set_index("measure")["value"]
     assert trace(figure, "whole").x[0] == whole["cka_debiased"]
+    parts = spaces.concepts(cell(grid.concepts).assign(subset_mean=0.25), cell(grid.table), ("rsa",))
+    assert set(trace(parts, "random pairs").x) == {0.25}

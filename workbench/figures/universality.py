@@ -160,7 +160,9 @@ def heat_maps(table: pd.DataFrame, columns: Sequence[tuple[str, str]], *, title:
         form = "{:,.0f}" if column == "n_pairs" else "{:.2f}" if column != "p_value" else "{:.3f}"
         text = [[form.format(value) + ("*" if mark else "") for value, mark in zip(line, marks, strict=True)]
                 for line, marks in zip(wide.to_numpy(), star, strict=True)]  # fmt: skip
-        limits = {} if column in ("n_pairs", "p_value") else {"zmin": 0.0, "zmax": 1.0}
+        # what is 0 for wrong partners stays small: a scale to 1 would show one colour
+        top = max(0.1, float(np.ceil(10 * wide.to_numpy().max()) / 10)) if measure in ("cka_debiased", "rsa") else 1.0
+        limits = {} if column in ("n_pairs", "p_value") else {"zmin": 0.0, "zmax": top}
         axis = figure.get_subplot(place["row"], place["col"])
         low, high = axis.yaxis.domain
         bar = {"x": axis.xaxis.domain[1] + 0.005, "y": (low + high) / 2, "len": high - low,
@@ -213,7 +215,7 @@ def concepts(
     *,
     title: str = "Spaces of concepts, and the whole",
 ) -> go.Figure:
-    """Every concept of one cell: value with the null's 95 % quantile, and the whole space's value as a line.
+    """Every concept of one cell: value with the null's 95 % quantile, random parts of the whole, and the whole space as a line.
 
     Parameters
     ----------
@@ -246,6 +248,10 @@ def concepts(
                            marker={"symbol": symbol, "size": 10, "color": OKABE_ITO[0], "line": {"width": 2, "color": OKABE_ITO[0]}}),
                 1, column,
             )  # fmt: skip
+        if "subset_mean" in rows:
+            figure.add_trace(go.Scatter(x=rows["subset_mean"], y=labels, mode="markers", name="random pairs, as many", showlegend=first,
+                                        legendgroup="subset", marker={"symbol": "diamond-open", "size": 9, "color": OKABE_ITO[1],
+                                                                      "line": {"width": 2}}), 1, column)  # fmt: skip
         figure.add_trace(go.Scatter(x=[value, value], y=[labels[0], labels[-1]], mode="lines", name="whole space", showlegend=first,
                                     legendgroup="whole", line={"color": OKABE_ITO[5], "dash": "dash"}), 1, column)  # fmt: skip
         figure.update_xaxes(range=[-0.35 if measure in ("rsa", "cka_debiased") else -0.03, 1.04], row=1, col=column)

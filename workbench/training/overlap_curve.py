@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
-TOKEN_COUNTS = (375_000, 750_000, 1_500_000, 3_000_000)
+TOKEN_COUNTS = (187_500, 375_000, 750_000, 3_000_000)
 _KEY = ("model", "layer", "architecture", "k", "width", "tokens", "seed_a", "seed_b")
 
 
