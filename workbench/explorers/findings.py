@@ -77,10 +77,10 @@ def circuits_of(lenses: Lenses, latent: int) -> Any:
 
     rows = []
     for task, one in lenses.effects.items():
-        size, scale = np.abs(one.effect), one.behaviour if one.behaviour else np.nan
+        size, scale = np.abs(one.effect), one.behaviour if one.behaviour > 0 else np.nan  # no share of what the model does not do
         rows.append({"task": task, "attribution": one.effect[latent], "share": one.effect[latent] / scale,
                      "rank": int((size > size[latent]).sum()) + 1,
-                     "largest": size.max() / abs(scale), "error's share": one.error / scale})  # fmt: skip
+                     "largest": size.max() / scale, "error's share": one.error / scale})  # fmt: skip
     return pd.DataFrame(rows) if rows else None
 
 
@@ -103,6 +103,8 @@ def lens_table(lenses: Lenses) -> Any:
     if lenses.layers is not None:
         columns["mean layer"] = lenses.layers.mean[living]
     if lenses.effects:
-        shares = [np.abs(one.effect[living] / one.behaviour) if one.behaviour else np.zeros(len(living)) for one in lenses.effects.values()]
+        shares = [
+            np.abs(one.effect[living]) / one.behaviour if one.behaviour > 0 else np.zeros(len(living)) for one in lenses.effects.values()
+        ]
         columns["largest attribution"] = np.max(shares, axis=0)
     return pd.DataFrame(columns, index=pd.Index(living, name="latent"))

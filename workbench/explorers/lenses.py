@@ -212,6 +212,7 @@ def _error(store: Any, hook: str, sae: Any, codes: Any, look: Callable, seed: in
 
 def _effects(model: Any, sae: Any, name: str, n_prompts: int, seed: int) -> Any:
     from workbench.circuits.latents import patch_latents
+    from workbench.circuits.prompts import CORRUPTION
     from workbench.circuits.tasks import task
 
-    return patch_latents(model, sae, task(name, model, n=n_prompts, seed=seed))
+    return patch_latents(model, sae, task(name, model, n=n_prompts, seed=seed, negative=CORRUPTION.get(name)))

@@ -204,7 +204,7 @@ def score_scatter(scores: Any, *, chosen: int | None = None, title: str = "What 
     import plotly.graph_objects as go
 
     figure = go.Figure()
-    beyond = scores.output_p_value < 0.05
+    beyond = scores.output_p_value <= 0.05
     kinds = ((False, "as random directions", "circle-open", FAINT), (True, "output beyond its null", "circle", OKABE_ITO[0]))
     for sure, label, symbol, colour in kinds:
         here = beyond == sure
