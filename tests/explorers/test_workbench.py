@@ -8,7 +8,7 @@ import pytest
 
 from workbench.errors import InputError, MismatchError
 from workbench.explorers import Workbench
-from workbench.explorers.findings import findings_of
+from workbench.explorers.findings import findings_of, lens_table
 from workbench.explorers.lenses import gather, named_saes
 
 
@@ -22,7 +22,8 @@ def lenses(llama, sae, sibling, text, layout, tmp_path_factory):
         found = gather(llama, {"first": sae, "second": sibling[0]}, others={"same again": (llama, sibling[0])}, tokens=text,
                        tasks=("induction", "ioi"), n_prompts=6, n_lobes=2, on_step=told.append)  # fmt: skip
     assert {"map", "lobes", "twins", "shares", "errors", "induction"} <= set(told)
-    return found
+    # a random model shows no behaviour, of which there would be no share
+    return dataclasses.replace(found, effects={name: dataclasses.replace(one, behaviour=2.0) for name, one in found.effects.items()})
 
 
 @pytest.fixture
@@ -92,6 +93,23 @@ def test_missing_lenses_show_as_no_result(llama, sae, lenses):
     assert "No result" in whole._panes["twins"].value
     assert "Left out: shares: too few tokens" in whole._panes["error"].value
     assert "not available" in json.dumps(whole.figure().to_dict(), default=str)
+
+
+def test_there_is_no_share_of_what_the_model_does_not_do(lenses):
+    effects = {"induction": dataclasses.replace(lenses.effects["induction"], behaviour=-1.0)}
+    without = dataclasses.replace(lenses, effects=effects)
+    assert np.isnan(findings_of(without, 3)["circuits"]["share"][0])
+    assert (lens_table(without)["largest attribution"] == 0).all()
+
+
+def test_the_table_of_lenses_has_a_row_for_every_living_latent(lenses):
+    table = lens_table(lenses)
+    living = np.flatnonzero(lenses.codes.alive)
+    assert table.index.tolist() == living.tolist()
+    np.testing.assert_allclose(table["twin: decoder cosine"], lenses.twins[0].value[0, living])
+    np.testing.assert_allclose(table["largest attribution"], np.abs(lenses.effects["induction"].effect[living]) / 2.0)
+    assert len(table.columns) == 7
+    assert np.isfinite(table.to_numpy()).all()
 
 
 def test_the_sheet_shows_the_latent(whole, lenses):
