@@ -87,7 +87,7 @@ class SteeringPanel(Explorer):
         self._bound_alpha()
         self._choose("alpha", alpha)
         self._result = self._steered(n_new=0)
-        view, texts, scores = self._plot("bars", self.figure(), height=360), self._pane("texts"), self._pane("scores")
+        view, texts, scores = self._plot("bars", self.figure(), height=400), self._pane("texts"), self._pane("scores")
         self._rows(row, [view, texts, scores])
         self._show_scores()
         self._refresh()

@@ -158,8 +158,8 @@ def next_token_bars(tokens: Sequence[str], clean: Sequence[float], steered: Sequ
     for label, values, colour, pattern in (("without", clean, OKABE_ITO[4], ""), (f"with α = {alpha:.3g}", steered, OKABE_ITO[5], "/")):
         figure.add_bar(y=names, x=list(values), orientation="h", name=label, marker={"color": colour, "pattern": {"shape": pattern}},
                        hovertemplate="%{y}: %{x:.3f}<extra></extra>")  # fmt: skip
-    figure.update_layout(template=template(), title={"text": "Next token", "font": {"size": 14}}, height=380, barmode="group",
-                         legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0.3})  # fmt: skip
+    figure.update_layout(template=template(), title={"text": "Next token", "font": {"size": 14}}, height=400, barmode="group", margin_t=85,
+                         legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0})  # fmt: skip
     figure.update_xaxes(title="probability", rangemode="tozero")
     figure.update_yaxes(autorange="reversed", type="category")
     return figure
@@ -187,8 +187,8 @@ def attribution_bars(tasks: Sequence[str], effect: Sequence[float], highest: Seq
                    hovertemplate="%{x}: %{y:.3f}<extra></extra>")  # fmt: skip
     figure.add_scatter(x=list(tasks), y=list(highest), mode="markers", name="largest of any latent (absolute)",
                        marker={"symbol": "diamond", "size": 10, "color": OKABE_ITO[1]})  # fmt: skip
-    figure.update_layout(template=template(), title={"text": "Part in circuits", "font": {"size": 14}}, height=320,
-                         legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0.3})  # fmt: skip
+    figure.update_layout(template=template(), title={"text": "Part in circuits", "font": {"size": 14}}, height=340, margin_t=85,
+                         legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0})  # fmt: skip
     figure.update_xaxes(title="task")
     figure.update_yaxes(title="share of the behaviour")
     return figure
