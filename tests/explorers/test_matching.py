@@ -197,3 +197,22 @@ def test_bad_input_is_refused(explorer):
     for name, value in (("threshold", 1.5), ("criterion", "max-cosine"), ("side", 2), ("latent", F), ("listed", "all")):
         with pytest.raises(InputError):
             explorer.set(**{name: value})
+
+
+@pytest.mark.zoo
+def test_embedded_saes_are_explored_from_their_weights(monkeypatch):
+    """Two widths at one layer: real weights, and more latents on one side."""
+    from workbench.explorers import matching
+    from workbench.sources.saes import load_sae
+
+    monkeypatch.setattr(matching, "umap_layout", lambda points, seed: np.asarray(points.detach().numpy()[:, :2]))  # UMAP compiles for long
+    saes = [load_sae("pylm-4l/l2-topk32-w256-s0"), load_sae("pylm-4l/l2-topk32-w512-s0")]
+    explorer = MatchExplorer.from_saes(*saes, names=("256", "512"))
+    found = match_latents(saes[0].W_dec, saes[1].W_dec)
+    explorer.set(criterion="decoder only", threshold=0.6)
+    assert explorer.shared[0].sum() == (found.cosine > 0.6).sum() > 0
+    assert explorer.shared[1].sum() == explorer.shared[0].sum()
+    best = int(found.rows[found.cosine.argmax()])
+    explorer.select(best)
+    assert f"{found.cosine.max():.2f}" in explorer._panes["pair"].value
+    assert explorer.errors == []

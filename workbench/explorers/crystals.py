@@ -84,7 +84,7 @@ class CrystalExplorer(Redrawing):
             self._add("axis", controls.integer("first LDA axis", 1, max(1, self._most - 1), 1, "The two axes drawn: this one and the next"),
                       self.set_axis),
         ]  # fmt: skip
-        plot = self._plot("planes", blank(), height=700)
+        plot = self._plot("planes", blank(), height=780)
         self._rows(row, [self._pane("scores")], [plot], [self._pane("relations"), self._pane("pairs")])
         self._paint()
 

@@ -70,16 +70,16 @@ def crystal_view(
     flat = np.zeros(len(plane))
     pair = np.column_stack([projected[:, axis] if axis < projected.shape[1] else flat for axis in axes])
     names = np.unique(relation)
-    left = Panel((0, 0.44, 0.48, 1), _axis(0, share), _axis(1, share), title="before (PCA)")
-    right = Panel((0.56, 1, 0.48, 1), {"title": {"text": f"LDA axis {axes[0] + 1}"}, "zeroline": False},
+    left = Panel((0, 0.43, 0.5, 1), _axis(0, share), _axis(1, share), title="before (PCA)")
+    right = Panel((0.57, 1, 0.5, 1), {"title": {"text": f"LDA axis {axes[0] + 1}"}, "zeroline": False},
                   {"title": {"text": f"LDA axis {axes[1] + 1}"}, "zeroline": False}, title="after (LDA)")  # fmt: skip
-    below = Panel((0, 1, 0, 0.32), {"title": {"text": "LDA components"}, "dtick": 1}, {"title": {"text": "silhouette (no unit)"}})
+    below = Panel((0, 1, 0, 0.27), {"title": {"text": "LDA components"}, "dtick": 1}, {"title": {"text": "silhouette (no unit)"}})
     for index, name in sorted(enumerate(names), key=lambda item: item[1] == chosen):  # the chosen one on top
         own, lit = relation == name, chosen in (None, name)
         colour = _DRAWN[index % len(_DRAWN)] if lit else FAINT
         symbol = SYMBOLS[(index + index // len(_DRAWN)) % len(SYMBOLS)]
-        size, opacity = np.where(held_out[own], 8, 5), np.where(held_out[own], 0.95, 0.35) * (1 if lit else 0.3)
-        for panel, points, sizes, depth in ((left, plane, 7, 0.8 if lit else 0.2), (right, pair, size, opacity)):
+        size, opacity = np.where(held_out[own], 8, 5), np.where(held_out[own], 0.95, 0.35) * (1 if lit else 0.45)
+        for panel, points, sizes, depth in ((left, plane, 7, 0.8 if lit else 0.35), (right, pair, size, opacity)):
             panel.draw({
                 "type": "scatter", "x": points[own, 0], "y": points[own, 1], "mode": "markers", "name": str(name),
                 "legendgroup": str(name), "showlegend": panel is right, "customdata": np.flatnonzero(own),
@@ -89,8 +89,9 @@ def crystal_view(
             })  # fmt: skip
     below.draw(*_curve(curve, n_components))
     return picture(
-        [left, right, below], title=title, width=1000, height=760, margin={"l": 60, "r": 20, "t": 90, "b": 60},
-        legend={"x": 1.01, "y": 1, "title": {"text": "relation"}}, legend2={"x": 1.01, "y": 0.32, "yanchor": "top", "font": {"size": 12}},
+        [left, right, below], title=title, width=1000, height=860, margin={"l": 60, "r": 20, "t": 90, "b": 150},
+        legend={"orientation": "h", "x": 0, "y": -0.12, "yanchor": "top"},
+        legend2={"orientation": "h", "x": 0, "y": 0.28, "yanchor": "bottom", "font": {"size": 12}},
     )  # fmt: skip
 
 

@@ -75,7 +75,7 @@ def darkmatter_view(
         "showlegend": False, "hovertemplate": f"%{{customdata}}<br>{measure} %{{x:.3f}}<extra></extra>",
         "customdata": [_short(token) for token in ranked],
     })  # fmt: skip
-    ticks = sorted({*range(0, len(tokens), max(1, -(-len(tokens) // 45))), chosen})
+    ticks = sorted({*range(0, len(tokens), max(1, -(-len(tokens) // 24))), chosen})
     right = Panel(
         (0.44, 1, 0, 1),
         {"tickvals": ticks, "ticktext": [_short(tokens[tick]) for tick in ticks], "tickangle": -60, "showgrid": False},

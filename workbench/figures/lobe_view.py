@@ -99,7 +99,7 @@ def _map(layout: np.ndarray, labels: np.ndarray, n_lobes: int, frequency: np.nda
     own = [alone] if alone is not None else list(range(min(n_lobes, DISTINCT)))
     rest = (labels >= 0) & ~np.isin(labels, own)
     first = "other lobes" if alone is not None else f"lobes {DISTINCT + 1} to {n_lobes}"
-    drawn = [("in no lobe", labels < 0, FAINT, "x-thin-open", 0.7), (first, rest, FAINT, "circle-open", 0.35)]
+    drawn = [("in no lobe", labels < 0, FAINT, "x-thin-open", 0.7), (first, rest, FAINT, "circle-open", 0.55)]
     drawn += [(f"lobe {lobe + 1}", labels == lobe, _DRAWN[lobe % len(_DRAWN)], _symbol(lobe), 0.8) for lobe in own]
     traces = []
     for rank, (name, chosen, colour, symbol, opacity) in enumerate(drawn):

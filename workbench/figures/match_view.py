@@ -41,7 +41,8 @@ def join_trace(first: np.ndarray | None, second: np.ndarray | None, text: str, *
         "text": [*([""] * len(ends)), "", text], "textposition": "top center", "textfont": {"size": SMALLEST_FONT + 1, "color": INK},
         "cliponaxis": False,
         "line": {"color": JOINED, "width": 2.5, "dash": "solid" if matched else "dash"},
-        "marker": {"symbol": "circle-open", "size": [*([18] * len(ends)), 0, 0], "color": JOINED, "line": {"width": 3, "color": JOINED}},
+        "marker": {"symbol": "circle-open", "opacity": 1, "size": [*([18] * len(ends)), 0, 0], "color": JOINED,
+                   "line": {"width": 3, "color": JOINED}},
     }  # fmt: skip
 
 
@@ -86,7 +87,7 @@ def match_view(
     kind, data = scatter_kind(max(map(len, places))), []
     for side, (place, flags, name) in enumerate(zip(places, shared, names, strict=True)):
         for word, chosen, colour, symbol, opacity in (
-            ("orphan", ~np.asarray(flags, bool), ORPHAN, "x", 0.5), ("shared", np.asarray(flags, bool), SHARED, "circle", 0.75),
+            ("orphan", ~np.asarray(flags, bool), ORPHAN, "x", 0.7), ("shared", np.asarray(flags, bool), SHARED, "circle", 0.9),
         ):  # fmt: skip
             where = np.flatnonzero(chosen)
             data.append({
