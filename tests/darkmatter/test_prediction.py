@@ -95,6 +95,25 @@ def test_components_know_what_they_wrote():
     assert found.p_value[0, 0] == 1 / 21
 
 
+def test_a_residual_takes_the_penalty_of_the_error_it_is_left_of():
+    """What x leaves of e and a second predictor knows: R^2 of the rest is what the second adds, over what the first left."""
+    rng = np.random.default_rng(4)
+    x = rng.standard_normal((4_000, 20))
+    more = x + 0.15 * rng.standard_normal(x.shape)
+    e = x @ rng.standard_normal((20, 20)) + more + rng.standard_normal(x.shape)
+    found = decompose_error(x, x - e, n_boot=2)
+    targets = {"error": e, "nonlinear": e - found.linear_error(x)}
+    both = component_prediction({"x": x, "both": np.hstack([x, more])}, targets, penalty_of="error")
+    r2 = both.table().set_index(["predictor", "target"])["r2"]
+    assert r2["both", "nonlinear"] == pytest.approx((r2["both", "error"] - r2["x", "error"]) / (1 - r2["x", "error"]), abs=1e-3)
+    assert r2["both", "nonlinear"] == pytest.approx(0.15**2 / (1 + 0.15**2), abs=0.015)  # less 40 constants' share of 2,000 tokens
+    assert abs(r2["x", "nonlinear"]) < 0.005
+    alone = component_prediction({"both": np.hstack([x, more])}, {"nonlinear": targets["nonlinear"]})
+    assert alone.r2[0, 0] < 0.002 < r2["both", "nonlinear"]  # its own folds disagree by construction
+    with pytest.raises(InputError, match="penalty_of='e'"):
+        component_prediction({"x": x}, targets, penalty_of="e")
+
+
 def test_results_survive_saving(tmp_path):
     found = component_prediction({"a": RNG.standard_normal((500, 3))}, {"b": RNG.standard_normal((500, 2))})
     found.save(tmp_path / "found")

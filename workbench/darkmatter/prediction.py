@@ -108,8 +108,8 @@ def norm_prediction(
 
 
 def component_prediction(
-    predictors: Mapping[str, Any], targets: Mapping[str, Any], *, documents: Any = None, n_boot: int = 1000, n_null: int = 20,
-    seed: int = 0, train_fraction: float = 0.5,
+    predictors: Mapping[str, Any], targets: Mapping[str, Any], *, penalty_of: str | None = None, documents: Any = None, n_boot: int = 1000,
+    n_null: int = 20, seed: int = 0, train_fraction: float = 0.5,
 ) -> Prediction:  # fmt: skip
     """Held-out R^2 of vectors at every token from other vectors at the same token.
 
@@ -117,16 +117,23 @@ def component_prediction(
     ----------
     predictors : mapping of name to (N, p)
     targets : mapping of name to (N, q)
+    penalty_of : str, optional
+        The target on which each predictor's penalty is chosen, for all targets; None chooses for each target. With parts of an error that
+        was split on the same documents and seed, name the error: the nonlinear part is a residual of the training half, on which a penalty
+        cannot be chosen.
     documents : (N,) labels, optional
     n_boot, n_null, seed, train_fraction
 
     Raises
     ------
     InputError
-        For numbers of tokens that differ, nothing to predict, fewer than 30 tokens for each dimension of a predictor, or NaN.
+        For numbers of tokens that differ, nothing to predict, a `penalty_of` that is no target,
+        fewer than 30 tokens for each dimension of a predictor, or NaN.
     """
     if not predictors or not targets:
         fail(InputError, f"{len(predictors)} predictors and {len(targets)} targets", "at least one of each", "pass mappings of arrays")
+    if penalty_of is not None and penalty_of not in targets:
+        fail(InputError, f"penalty_of={penalty_of!r}", f"one of {list(targets)}", "name a target")
     first = next(iter(targets))
     n = len(matrix_of(targets[first], first))
     columns = {name: matrix_of(array, name, n) for name, array in targets.items()}
@@ -139,7 +146,7 @@ def component_prediction(
             fail(
                 InputError, f"{n:,} tokens for the {x.shape[1]:,} dimensions of {name!r}", f"at least {30 * x.shape[1]:,}", "pass more text"
             )
-        found[name] = held_out(x, columns, keys, split, **settings)
+        found[name] = held_out(x, columns, keys, split, penalty_of=penalty_of, **settings)
     return _prediction(found, n, columns, settings)
 
 

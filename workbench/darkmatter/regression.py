@@ -70,7 +70,7 @@ def matrix_of(array: Any, name: str, n: int | None = None) -> np.ndarray:
 
 def held_out(
     x: np.ndarray, targets: Mapping[str, np.ndarray], keys: np.ndarray, split: Split, *, intercept: bool = True, n_boot: int = 1000,
-    n_null: int = 20, seed: int = 0,
+    n_null: int = 20, seed: int = 0, penalty_of: str | None = None,
 ) -> dict[str, HeldOut]:  # fmt: skip
     """Ridge regression of every target on x (n, p).
 
@@ -84,6 +84,9 @@ def held_out(
         Without it there is no penalty either, as in the authors' code.
     n_boot, n_null : int
     seed : int
+    penalty_of : str, optional
+        The target whose penalty all get. Residuals of a fit to the same training half need another's: what that fit got wrong in one fold
+        it got wrong the other way round in the other, so that between the folds nothing seems to be foretold.
     """
     stacked, columns = _with_nulls(targets, keys, n_null, seed)
     rows = np.arange(len(x))
@@ -94,7 +97,7 @@ def held_out(
         fail(InputError, f"{train.n:,} tokens to fit and {test.n:,} to score", "some of each", "pass more documents or another seed")
     path, held, out = RidgePath(train, intercept=intercept), ~split.training(keys, rows), {}
     for name, (own, null) in columns.items():
-        penalty = choose_penalty(*moments.parts[:2], columns=own) if intercept else 0.0
+        penalty = choose_penalty(*moments.parts[:2], columns=columns[penalty_of or name][0]) if intercept else 0.0
         joined = path.fit(penalty)
         fits = [LinearFit(joined.coefficients[:, c], joined.intercept[c], penalty) for c in (own, null)]
         residual, total = fits[0].residual_sums(test, own), test.yy[own]

@@ -5,8 +5,9 @@ Every function takes results of `workbench.darkmatter` and returns a plotly Figu
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
     from workbench.darkmatter.latents import LatentShares
     from workbench.darkmatter.prediction import Prediction
     from workbench.darkmatter.token_scaling import TokenScaling
+
+
+def _wrapped(name: str) -> str:
+    return "<br>".join(textwrap.wrap(name, 14))
 
 
 def token_matrix(found: TokenScaling, *, title: str = "Do SAEs of different widths fail on the same tokens?") -> go.Figure:
@@ -116,40 +121,44 @@ def norm_violins(found: Mapping[str, Prediction], *, title: str = "How well x fo
     return figure
 
 
-def norm_baselines(found: Mapping[int, Prediction], *, title: str = "What foretells the squared error norm, by layer") -> go.Figure:
+def norm_baselines(found: Mapping[Any, Prediction], *, title: str = "What foretells the squared error norm, by layer") -> go.Figure:
     """Held-out R² of ‖e‖² from activations and from simpler things, by layer; token identity also as fitted.
 
     Parameters
     ----------
-    found : mapping of layer to Prediction
-        What `error_norm_baselines` returns.
+    found : mapping of layer, or of the name of an SAE, to Prediction
+        What `error_norm_baselines` returns; a predictor that one of them lacks has no mark there.
     title : str
     """
     import plotly.graph_objects as go
 
-    figure, layers, first = go.Figure(), [str(layer) for layer in found], next(iter(found.values()))
-    for index, name in enumerate(first.predictors):
-        values, low, high = (np.array([getattr(one, field)[index, 0] for one in found.values()]) for field in ("r2", "r2_low", "r2_high"))
+    figure, places = go.Figure(), [str(place) for place in found]
+    names = list(dict.fromkeys(name for one in found.values() for name in one.predictors))
+
+    def column(field: str, name: str) -> np.ndarray:
+        rows = [one.predictors.index(name) if name in one.predictors else None for one in found.values()]
+        return np.array([np.nan if row is None else getattr(one, field)[row, 0] for row, one in zip(rows, found.values(), strict=True)])
+
+    for index, name in enumerate(names):
+        values = column("r2", name)
         figure.add_scatter(
-            x=layers,
+            x=places,
             y=values,
-            error_y=error_bars(values, low, high),
-            mode="lines+markers",
+            error_y=error_bars(values, column("r2_low", name), column("r2_high", name)),
+            mode="markers",
             name=name,
-            line={"color": OKABE_ITO[index]},
-            marker={"symbol": SYMBOLS[index], "size": 10},
+            marker={"color": OKABE_ITO[index], "symbol": SYMBOLS[index], "size": 11},
         )
         if name == "token identity":
             figure.add_scatter(
-                x=layers,
-                y=[one.r2_fit[index, 0] for one in found.values()],
-                mode="lines+markers",
+                x=places,
+                y=column("r2_fit", name),
+                mode="markers",
                 name="token identity, scored on the fitted tokens (authors)",
-                line={"color": OKABE_ITO[index], "dash": "dot"},
-                marker={"symbol": f"{SYMBOLS[index]}-open", "size": 9},
+                marker={"color": OKABE_ITO[index], "symbol": f"{SYMBOLS[index]}-open", "size": 10},
             )
     figure.add_hline(y=0, line={"color": FAINT, "dash": "dash", "width": 1})
-    figure.update_xaxes(title="layer", type="category")
+    figure.update_xaxes(title="layer of the SAE", type="category")
     figure.update_yaxes(title="R² of ‖e‖², held out")
     figure.update_layout(template=template(), title=title, width=940, height=480)
     return figure
@@ -170,14 +179,14 @@ def components(found: Prediction, *, title: str = "What earlier components know 
     for index, target in enumerate(found.targets):
         values = found.r2[:, index]
         figure.add_bar(
-            x=list(found.predictors),
+            x=[_wrapped(name) for name in found.predictors],
             y=values,
             error_y=error_bars(values, found.r2_low[:, index], found.r2_high[:, index]),
             name=target,
             marker={"color": OKABE_ITO[index], "pattern": {"shape": shapes[index % 4]}},
         )
     figure.update_yaxes(title="R², held out", range=[min(0.0, float(found.r2.min()) - 0.03), 1.03])
-    figure.update_xaxes(title="predictor", tickangle=-25)
+    figure.update_xaxes(tickangle=0)
     figure.update_layout(
         template=template(),
         title=title,
@@ -207,7 +216,7 @@ def error_saes(table: pd.DataFrame, density: pd.DataFrame, *, title: str = "SAEs
         colour = OKABE_ITO[index]
         figure.add_trace(
             go.Bar(
-                x=[row.part],
+                x=[_wrapped(row.part)],
                 y=[row.fvu],
                 error_y=error_bars([row.fvu], [row.fvu_low], [row.fvu_high]),
                 showlegend=False,
@@ -233,14 +242,16 @@ def error_saes(table: pd.DataFrame, density: pd.DataFrame, *, title: str = "SAEs
             2,
         )
     figure.update_yaxes(title="FVU", rangemode="tozero", row=1, col=1)
-    figure.update_xaxes(tickangle=-20, row=1, col=1)
+    figure.update_xaxes(tickangle=0, row=1, col=1)
     figure.update_yaxes(title="share of tokens", type="log", dtick=1, exponentformat="power", row=1, col=2)
     figure.update_xaxes(title="share of latents that fire less", row=1, col=2)
-    figure.update_layout(template=template(), title=title, width=1000, height=480, margin_t=95, legend={"x": 0.62, "y": 0.98})
+    figure.update_layout(
+        template=template(), title=title, width=1000, height=480, margin_t=95, legend={"x": 0.74, "y": 0.05, "yanchor": "bottom"}
+    )
     return figure
 
 
-def latents(shares: LatentShares, *, n_named: int = 6, title: str = "Which latents the linear error belongs to") -> go.Figure:
+def latents(shares: LatentShares, *, n_named: int = 4, title: str = "Which latents the linear error belongs to") -> go.Figure:
     """Share of every latent in the linear error against how often it fires, and where the error lies along it.
 
     Parameters
