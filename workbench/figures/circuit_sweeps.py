@@ -96,13 +96,9 @@ def sweeps(
                     **place,
                 )
         figure.add_hline(y=0.5, line={"color": FAINT, "dash": "dot"}, **place)
-        figure.update_xaxes(
-            type="log",
-            title=setting,
-            tickvals=sorted(set(table[setting])),
-            ticktext=[f"{x:g}" for x in sorted(set(table[setting]))],
-            **place,
-        )
+        theirs = published["x"][(published["setting"] == setting) & published["task"].isin(tasks)] if published is not None else []
+        values = sorted({float(x) for x in (*table[setting], *theirs)})
+        figure.update_xaxes(type="log", title=setting, tickvals=values, ticktext=[f"{x:g}" for x in values], **place)
         figure.update_yaxes(title="ROC AUC" if place["col"] == 1 else None, range=[0, 1.05], **place)
     figure.update_layout(template=template(), title=title, width=1120, height=440, margin_t=90)
     return figure
