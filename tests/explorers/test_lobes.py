@@ -1,6 +1,7 @@
 """LobeExplorer: what is shown is what the analyses give for the chosen setting, by method and by widget; nothing is clustered twice."""
 
 import json
+import threading
 
 import numpy as np
 import pandas as pd
@@ -161,6 +162,25 @@ def test_work_in_the_background_shows_when_it_is_done_and_can_be_cancelled(explo
     explorer.wait(30)
     assert same_partition(explorer.labels, find_lobes(affinity(COOC, "overlap"), 2))
     assert "overlap" in explorer._views["map"].layout.title.text
+    started, held = threading.Event(), threading.Event()
+
+    def waiting(*args, **named):
+        started.set()
+        held.wait(30)
+        return remembering(*args, **named)
+
+    monkeypatch.setattr(lobes, "spectral_lobes", waiting)
+    turn(explorer, "affinity", "simple_matching")
+    started.wait(30)
+    thread = explorer._thread
+    turn(explorer, "n_lobes", 4)  # does not begin again
+    assert explorer._thread is thread
+    held.set()
+    assert len(set(explorer.labels.tolist())) == 5  # waits; four lobes and the dead latent
+    explorer.wait(30)
+    assert "4 simple matching lobes" in explorer._views["map"].layout.title.text
+    monkeypatch.setattr(lobes, "spectral_lobes", remembering)
+    explorer.set(affinity="overlap", n_lobes=2)
     real = lobes.spectral_lobes
 
     def slow(*args, **named):

@@ -10,11 +10,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import networkx as nx
 import numpy as np
-import pandas as pd
 
 from workbench.circuits.attention import attention_patterns
 from workbench.circuits.edges import EdgeScores, patch_edges
@@ -26,9 +24,13 @@ from workbench.errors import InputError, MismatchError, NotFoundError, fail
 from workbench.explorers import controls
 from workbench.explorers.appearance import section, table_html, visible
 from workbench.explorers.redrawing import Redrawing
+from workbench.explorers.tables import frame
 from workbench.figures.circuit_view import attention_map, circuit_sheet, head_graph, head_grid, roc_point
 from workbench.figures.darkmatter_view import shaded_text
 from workbench.figures.panels import blank
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 _PATCHED = 16  # prompts that connections are estimated from when the reader asks for them
 
@@ -92,10 +94,10 @@ class CircuitExplorer(Redrawing):
         below = [
             self._add("head", controls.dropdown("head", names, "Layer and head whose attention is shown; a click on the grid chooses too"),
                       self.set_head),
-            self._add("prompt", controls.integer("prompt", 0, self._n_prompts(first) - 1, 0, "Which prompt of the task"), self.set_prompt),
+            self._add("prompt", controls.integer("prompt", 0, self._extent(first)[0] - 1, 0, "Which prompt of the task"), self.set_prompt),
             self._add("side", controls.dropdown("of the", [("positives", "positive"), ("negatives", "negative")],
                                                 "Prompts that call for the behaviour, or their matched negatives"), self.set_side),
-            self._add("query", controls.integer("from position", -1, self._length(first) - 1, -1, "Looked from here; -1: the last token"),
+            self._add("query", controls.integer("from position", -1, self._extent(first)[1] - 1, -1, "Looked from here; -1: the last"),
                       self.set_query),
         ]  # fmt: skip
         views = [self._plot(name, blank(), height=400) for name in ("grid", "roc", "graph", "attention")]
@@ -108,8 +110,8 @@ class CircuitExplorer(Redrawing):
         scores = list(self._found[task].scores)
         self._offer("method", scores, self._value("method") if self._value("method") in scores else scores[0])
         with self._silently():
-            self._controls["prompt"][0].max = self._n_prompts(task) - 1
-            self._controls["query"][0].max = self._length(task) - 1
+            self._controls["prompt"][0].max = self._extent(task)[0] - 1
+            self._controls["query"][0].max = self._extent(task)[1] - 1
         self._refresh()
 
     def set_method(self, method: str) -> None:
@@ -187,6 +189,8 @@ class CircuitExplorer(Redrawing):
     @property
     def graph(self) -> nx.DiGraph:
         """The strongest connections among the heads taken, and from them to the output; empty where connections are not known."""
+        import networkx as nx
+
         name = self._value("task")
         if name not in self._edges:
             return nx.DiGraph()
@@ -220,8 +224,7 @@ class CircuitExplorer(Redrawing):
     @property
     def head(self) -> tuple[int, int]:
         """Layer and head chosen."""
-        layer, head = self._value("head").split(".")
-        return int(layer), int(head)
+        return tuple(map(int, self._value("head").split(".")))
 
     def figure(self):
         """All pictures on one sheet, a plotly Figure."""
@@ -241,11 +244,9 @@ class CircuitExplorer(Redrawing):
         scores = np.asarray(self._found[self._value("task")].scores[self._value("method")], float)
         return scores if scores.ndim == 2 else scores.mean(axis=0)
 
-    def _n_prompts(self, name: str) -> int:
-        return len(self._tasks[name].positive) if name in self._tasks else 1
-
-    def _length(self, name: str) -> int:
-        return self._tasks[name].positive.shape[1] if name in self._tasks else 1
+    def _extent(self, name: str) -> tuple[int, int]:
+        """Prompts of a task and their longest length."""
+        return self._tasks[name].positive.shape if name in self._tasks else (1, 1)
 
     def _has_prompts(self) -> bool:
         return self._model is not None and self._value("task") in self._tasks
@@ -273,7 +274,7 @@ class CircuitExplorer(Redrawing):
         layer, head = np.nonzero(self.taken)
         score, truth = self._scores(), self._found[self._value("task")].truth
         order = np.argsort(-self._shown()[layer, head], kind="stable")
-        table = pd.DataFrame({"head": [f"{a}.{b}" for a, b in zip(layer[order], head[order], strict=True)],
+        table = frame({"head": [f"{a}.{b}" for a, b in zip(layer[order], head[order], strict=True)],
                               "score": score[layer, head][order], "in the circuit": truth[layer, head][order]})  # fmt: skip
         false, true = self.rates
         note = f"{int(truth.sum())} heads in the circuit; true positive rate {true:.2f}, false {false:.2f}. "
@@ -288,7 +289,7 @@ class CircuitExplorer(Redrawing):
         pattern, texts, query = self.attention()
         row = pattern[query]
         best = np.argsort(-row, kind="stable")[:5]
-        table = pd.DataFrame({"looks at": [visible(texts[place]) for place in best], "position": best, "weight": row[best]})
+        table = frame({"looks at": [visible(texts[place]) for place in best], "position": best, "weight": row[best]})
         shaded = shaded_text(texts, row, chosen=query, most=1.0)
         title = f"Head {self._value('head')} from {visible(texts[query])!r}, position {query}"
         self._write("text", section(title, shaded + table_html(table)))

@@ -12,12 +12,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from workbench.errors import MismatchError, fail
 from workbench.explorers import controls
 from workbench.explorers.appearance import section, table_html
 from workbench.explorers.redrawing import Redrawing
+from workbench.explorers.tables import frame
 from workbench.figures.crystal_view import crystal_view
 from workbench.figures.panels import blank
 from workbench.geometry.crystals import (
@@ -167,7 +167,7 @@ class CrystalExplorer(Redrawing):
             f"({score['in_sample']:.3f} in sample, {score['before']:.3f} before). Relations permuted: mean {score['null_mean']:.3f}, 95 % "
             f"up to {score['null_high']:.3f}; p = {score['p_value']:.3f}."
         ))  # fmt: skip
-        table = pd.DataFrame({"relation": parallel.relations, "mean cosine of its differences": parallel.within,
+        table = frame({"relation": parallel.relations, "mean cosine of its differences": parallel.within,
                               "pairs": [int((self._relation == name).sum()) for name in parallel.relations]})  # fmt: skip
         note = f"Across relations {parallel.across:.3f}; within, all relations, {parallel.within_mean:.3f}, p = {parallel.p_value:.3f}."
         self._write("relations", section("How parallel each relation is", table_html(table, note=note)))
@@ -177,5 +177,5 @@ class CrystalExplorer(Redrawing):
             return
         rows = np.flatnonzero(self._relation == chosen)
         held = self._fits[self._value("layer")][0].held_out[rows]
-        table = pd.DataFrame({"input": self._words[0][rows], "output": self._words[1][rows], "held out": held})
+        table = frame({"input": self._words[0][rows], "output": self._words[1][rows], "held out": held})
         self._write("pairs", section(f"Pairs of {chosen}", table_html(table)))

@@ -8,10 +8,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from workbench.darkmatter.decomposition import ErrorDecomposition
 from workbench.errors import InputError, MismatchError, NotFoundError, fail
@@ -19,9 +18,13 @@ from workbench.explorers import controls
 from workbench.explorers.appearance import section, table_html, visible
 from workbench.explorers.pickers import fill, listen, picker
 from workbench.explorers.redrawing import Redrawing
+from workbench.explorers.tables import frame
 from workbench.figures.darkmatter_view import darkmatter_view, shaded_text
 from workbench.figures.panels import blank
 from workbench.sources.tokens import Tokens
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 NONLINEAR, ERROR, SHARE = "nonlinear error", "error", "nonlinear share"
 HELD_OUT, EVERY = "held-out tokens", "all tokens"
@@ -149,7 +152,7 @@ class DarkMatterExplorer(Redrawing):
         texts = [self._text(position) for position in self._where[order]]
         table = {"rank": np.arange(1, len(order) + 1), "token": texts, "context": context, "place": place, "position": self._where[order]}
         table |= {measure: self._of(self._value("sae"), measure)[order] for measure in (NONLINEAR, ERROR, SHARE)}
-        return pd.DataFrame(table | {"document": np.asarray(self._tokens.document)[context]})
+        return frame(table | {"document": np.asarray(self._tokens.document)[context]})
 
     def window(self) -> pd.DataFrame:
         """The text around the selected token: token, position, nonlinear error, error, nonlinear share; NaN where there is no error."""
@@ -163,7 +166,7 @@ class DarkMatterExplorer(Redrawing):
         table: dict[str, Any] = {"token": [self._text(position) for position in positions], "position": positions}
         for measure in (NONLINEAR, ERROR, SHARE):
             table[measure] = np.where(rows >= 0, self._of(self._value("sae"), measure)[rows], np.nan)
-        return pd.DataFrame(table)
+        return frame(table)
 
     def figure(self):
         """The ranking and the norms along the text as a plotly Figure."""
@@ -226,11 +229,11 @@ class DarkMatterExplorer(Redrawing):
         context, place = divmod(selected, self._tokens.context)
         chosen = int(np.flatnonzero(window["position"] == selected)[0])
         shaded = shaded_text(window["token"].tolist(), window[measure].to_numpy(), chosen=chosen, most=self._deepest[sae, measure])
-        where = pd.DataFrame({"document": [str(self._tokens.document[context])], "context": [context], "token": [place],
+        where = frame({"document": [str(self._tokens.document[context])], "context": [context], "token": [place],
                               "deepest shade": [self._deepest[sae, measure]]})  # fmt: skip
         self._write("text", section(f"Text shaded by {measure}", shaded + table_html(where)))
         row = self._place[selected]
-        table = pd.DataFrame([{"SAE": name, **{part: self._of(name, part)[row] for part in (NONLINEAR, ERROR, SHARE)},
+        table = frame([{"SAE": name, **{part: self._of(name, part)[row] for part in (NONLINEAR, ERROR, SHARE)},
                                "more than this share of tokens": float((self._of(name, NONLINEAR) < self._of(name, NONLINEAR)[row]).mean()),
                                "held out": not one.train[row]} for name, one in self._found.items()])  # fmt: skip
         self._write("saes", section(f"{visible(self._text(selected))!r} under every SAE", table_html(table)))

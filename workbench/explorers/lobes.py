@@ -9,15 +9,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from workbench.errors import InputError, MismatchError, fail
 from workbench.explorers import controls
 from workbench.explorers.appearance import section, table_html
 from workbench.explorers.redrawing import Redrawing
+from workbench.explorers.tables import frame
 from workbench.figures.lobe_view import lobe_view
 from workbench.figures.lobes import NAMES
 from workbench.figures.panels import blank
@@ -30,6 +30,10 @@ from workbench.geometry.lobe_curves import LobeCurves
 from workbench.geometry.spectral import spectral_lobes
 from workbench.results import as_numpy
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+_LARGE = 4096  # latents from which clustering takes long enough for a bar
 GEOMETRIC, CATEGORIES = "geometric lobes", "categories of text"
 
 
@@ -86,6 +90,7 @@ class LobeExplorer(Redrawing):
         self._firing, self._categories = firing, categories
         self._layout = umap_layout(self._directions, seed=seed) if layout is None else np.asarray(layout)
         self._agreement: dict[tuple[str, int, int], dict[str, float]] = {}
+        self._pending: set[str] = set()
         self._won: dict[tuple[str, int], LobeCategories] = {}
         kinds = [kind for kind in (*AFFINITIES, "angular") if curves is None or kind in self._labels]
         first = "phi" if "phi" in kinds else kinds[0]
@@ -101,10 +106,12 @@ class LobeExplorer(Redrawing):
             self._add("alone", controls.integer("only lobe", 0, self._numbers[0], 0, "Show one lobe and list its latents; 0 shows all"),
                       self.set_alone),
         ]  # fmt: skip
-        self._find(["angular", first])
         plot = self._plot("map", blank(), height=520)
         self._rows(row, [self._pane("agreement")], [plot], [self._pane("lobes"), self._pane("latents")])
-        self._paint()
+        if n > _LARGE:
+            self._called(self._refresh)  # as a control would: in a kernel the panel shows at once, with a bar
+        else:
+            self._refresh()
 
     def set_affinity(self, kind: str) -> None:
         """Choose the affinity; its lobes are found if they have not been."""
@@ -165,12 +172,12 @@ class LobeExplorer(Redrawing):
             key = (self._value("affinity"), self._value("n_lobes"))
             if key not in self._won:
                 self._won[key] = lobe_categories(self._firing, self.labels, self._categories, seed=self._seed, n_null=self._n_null)
-            return pd.DataFrame(self._won[key].share, index=rows, columns=self._won[key].categories)
+            return frame(self._won[key].share, index=rows, columns=self._won[key].categories)
         kept = (self.labels >= 0) & (self.geometric_labels >= 0)
         counts = np.zeros((len(rows), self._value("k") or len(rows)))
         np.add.at(counts, (self.labels[kept], self.geometric_labels[kept]), 1)
         share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-        return pd.DataFrame(share, index=rows, columns=[str(lobe + 1) for lobe in range(counts.shape[1])])
+        return frame(share, index=rows, columns=[str(lobe + 1) for lobe in range(counts.shape[1])])
 
     def figure(self):
         """The map and the heat map as a plotly Figure."""
@@ -185,6 +192,8 @@ class LobeExplorer(Redrawing):
 
     def _find(self, kinds: Sequence[str]) -> dict[str, dict[int, np.ndarray]]:
         """The lobes of every number on offer for these affinities; what is not known yet is computed."""
+        if self.working and not set(kinds) <= set(self._labels):
+            self.wait()  # they are on their way
         for kind in kinds:
             if kind not in self._labels:
                 self._labels[kind] = self._cluster(kind)
@@ -202,6 +211,9 @@ class LobeExplorer(Redrawing):
         if not missing:
             self._paint()
             return
+        if self.working and not self._progress.cancelled and set(missing) <= self._pending:
+            return  # what is asked for is being computed, and will be shown with the present settings
+        self._pending = set(missing)
         self._work(f"{NAMES[missing[0]]} lobes", lambda token: {kind: self._cluster(kind) for kind in token.over(missing)}, self._keep)
 
     def _keep(self, found: dict[str, dict[int, np.ndarray]]) -> None:
@@ -220,7 +232,7 @@ class LobeExplorer(Redrawing):
         share = self.share()
         sizes = np.bincount(labels[labels >= 0], minlength=len(share))
         top = share.to_numpy().argmax(axis=1)
-        table = pd.DataFrame({"lobe": np.arange(1, len(share) + 1), "latents": sizes, "most alike": share.columns[top].astype(str),
+        table = frame({"lobe": np.arange(1, len(share) + 1), "latents": sizes, "most alike": share.columns[top].astype(str),
                               "share": share.to_numpy()[np.arange(len(share)), top]})  # fmt: skip
         self._write("lobes", section(f"Lobes and {self._value('heat')}", table_html(table)))
         if not alone:
@@ -228,5 +240,5 @@ class LobeExplorer(Redrawing):
             return
         members = np.flatnonzero(labels == alone - 1)
         members = members[np.argsort(-self._cooc.fired[members], kind="stable")]
-        table = pd.DataFrame({"latent": members, "blocks": self._cooc.fired[members], "geometric lobe": self.geometric_labels[members] + 1})
+        table = frame({"latent": members, "blocks": self._cooc.fired[members], "geometric lobe": self.geometric_labels[members] + 1})
         self._write("latents", section(f"Latents of lobe {alone}, most active first", table_html(table, limit=100)))

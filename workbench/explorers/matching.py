@@ -10,16 +10,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-import pandas as pd
 
 from workbench.errors import InputError, MismatchError, fail
 from workbench.explorers import controls
 from workbench.explorers.appearance import section, table_html, visible
 from workbench.explorers.pickers import fill, listen, picker
 from workbench.explorers.redrawing import Redrawing
+from workbench.explorers.tables import frame
 from workbench.figures.match_view import join_trace, match_view, placed
 from workbench.figures.panels import blank
 from workbench.geometry.layout import umap_layout
@@ -27,6 +27,9 @@ from workbench.matching.assignment import Assignment
 from workbench.matching.overlap import SeedOverlap, seed_overlap
 from workbench.matching.pairing import Pairing
 from workbench.matching.universality import Universality
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 LISTED = 200
 
@@ -156,7 +159,7 @@ class MatchExplorer(Redrawing):
             self._names[1 - side]: self._partner[side][latents],
             self._measure: self._strength(side)[latents],
         }
-        return pd.DataFrame(columns)
+        return frame(columns)
 
     def figure(self):
         """Both maps as a plotly Figure."""
@@ -234,7 +237,7 @@ class MatchExplorer(Redrawing):
                 row["top tokens"] = "" if end is None else " | ".join(visible(str(token)) for token in self._tokens[of][end] if token)
             rows.append(row)
         more = "" if not self._pairs.has_encoders or ends[0] is None else self._encoder_words(ends[0])
-        self._write("pair", section("Selected pair", table_html(pd.DataFrame(rows), note=f"{text}. {more}")))
+        self._write("pair", section("Selected pair", table_html(frame(rows), note=f"{text}. {more}")))
 
     def _encoder_words(self, latent: int) -> str:
         same = "the same partner" if self._pairs.equal[latent] else f"another partner ({self._pairs.encoder_match[latent]})"

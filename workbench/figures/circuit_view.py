@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import networkx as nx
 import numpy as np
 
 from workbench.errors import InputError, fail
@@ -18,6 +17,7 @@ from workbench.figures.panels import Panel, picture
 from workbench.figures.theme import FAINT, INK, OKABE_ITO, SEQUENTIAL, SMALLEST_FONT
 
 if TYPE_CHECKING:
+    import networkx as nx
     import plotly.graph_objects as go
 
     from workbench.circuits.evaluation import ROC

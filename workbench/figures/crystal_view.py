@@ -82,7 +82,8 @@ def crystal_view(
         for panel, points, sizes, depth in ((left, plane, 7, 0.8 if lit else 0.35), (right, pair, size, opacity)):
             panel.draw({
                 "type": "scatter", "x": points[own, 0], "y": points[own, 1], "mode": "markers", "name": str(name),
-                "legendgroup": str(name), "showlegend": panel is right, "customdata": np.flatnonzero(own),
+                "legendgroup": str(name), "showlegend": panel is right, "legendrank": 1000 + index,
+                "customdata": np.flatnonzero(own),
                 "text": None if words is None else np.asarray(words)[own].tolist(),
                 "hovertemplate": f"{name}<br>%{{text}}<extra></extra>" if words is not None else f"{name}<extra></extra>",
                 "marker": {"color": colour, "symbol": symbol, "size": sizes, "opacity": depth, "line": {"width": 0}},
