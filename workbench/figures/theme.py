@@ -36,7 +36,7 @@ SEQUENTIAL = "Cividis"  # even in lightness and the same to colour-blind readers
 INK, GRID, PAPER, FAINT = "#222222", "#DDDDDD", "#FFFFFF", "#8A8A8A"
 FONT_SIZE = 13
 SMALLEST_FONT = 12
-PNG_SCALE = 2
+PNG_SCALE = 2  # drawn so many times as large, and averaged
 PNG_SECONDS = 300  # a busy machine without a graphics card draws WebGL slowly
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "microsoft-edge", "brave-browser")
 _PAGE = "body{background:#fff;color:#222;font:14px Arial,Helvetica,sans-serif;margin:16px}"
@@ -180,7 +180,7 @@ def save_figure(figure: go.Figure | Html, name: str, data: pd.DataFrame, caption
             write_atomically(target / "plotly.min.js", get_plotlyjs().encode())
         write_atomically(target / f"{name}.html", figure.to_html(include_plotlyjs="plotly.min.js", full_html=True).encode())
         picture = png(figure)
-        picture = picture and compact(picture)
+        picture = picture and compact(picture, shrink=PNG_SCALE)
     if picture is None:
         print(
             f"{name}: no picture, only {target / name}.html, because no Chromium was found. To mend it: install Chromium or Google Chrome "
