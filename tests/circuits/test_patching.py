@@ -1,5 +1,7 @@
 """Patching: the hand-made circuit and nothing else is found; first order is first order; prompts come apart and together again."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -41,6 +43,15 @@ def test_effects_of_the_circuit_are_all_of_the_behaviour(found):
     assert shares["mean", "noising", 0, 2] > 0.5
     others = [shares[setting].drop(list(CIRCUIT)) for setting in (("resample", "noising"), ("mean", "noising"))]
     assert max(abs(other).max() for other in others) < 0.02  # distractors touch the answer through the scale of layer norm only
+
+
+def test_without_the_behaviour_there_is_no_circuit(constructed, induction):
+    """Positives and negatives change places: heads have effects on the metric, but nothing that the model does is explained by them."""
+    swapped = dataclasses.replace(induction, positive=induction.negative, negative=induction.positive)
+    none = find_circuit(constructed, swapped)
+    assert none.table["share"].abs().max() > 0.5
+    assert not none.truth.any()
+    assert not none.table["in_circuit"].any()
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "grouped"])
@@ -97,8 +108,6 @@ def test_mean_and_zero_ablation_and_hisp(models):
 
 
 def test_denoising_swaps_the_roles(models):
-    import dataclasses
-
     model, pairs = models["llama"], small_task(models["llama"])
     swapped = dataclasses.replace(pairs, positive=pairs.negative, negative=pairs.positive)
     np.testing.assert_allclose(patch_heads(model, pairs, direction="denoising"), -patch_heads(model, swapped), atol=1e-6)

@@ -5,7 +5,8 @@
 3. A head is in the circuit if its mean effect under noising, with either ablation, is beyond the null (p <= level, corrected for the
    number of heads) and its size is at least `min_share` of the behaviour. Heads that work against the behaviour are members too, as in
    the published lists. Denoising is in the table and does not decide: of a chain of heads one restored alone shows nothing.
-4. With enough prompts a null of zero is left by effects too small to matter; this is what `min_share` is for.
+4. A model that does not show the behaviour (metric of positives above that of negatives, p <= level under random signs) has no circuit.
+5. With enough prompts a null of zero is left by effects too small to matter; this is what `min_share` is for.
 
 `python -m workbench.circuits.ground_truth MODEL` writes `data/circuits/<model>.csv` for all tasks, from which `known_circuit` reads; with
 `--edges` it patches every connection between heads instead and writes `data/circuits/edges/<model>.csv`, from which `known_edges` reads.
@@ -27,6 +28,7 @@ from workbench.circuits.edges import edge_circuit, later, patch_edges
 from workbench.circuits.known import EDGES_FOLDER, circuits_folder
 from workbench.circuits.patching import exhaustive_patching
 from workbench.circuits.prompts import CORRUPTION, EDGE_CORRUPTION
+from workbench.circuits.sign_flips import max_t
 from workbench.circuits.tasks import task as make_task
 from workbench.errors import InputError, fail
 from workbench.results import Result, provenance, write_atomically
@@ -101,6 +103,8 @@ def find_circuit(
     table = pd.concat(frames, ignore_index=True)
     deciding = table["direction"].eq("noising") & table["p_value"].le(level) & table["share"].abs().ge(min_share)
     truth = np.zeros(found.mean.shape, dtype=bool)
+    t, _, p_value = max_t(found.behaviour[:, None], n_null=1000, rng=np.random.default_rng(seed))
+    deciding &= bool(t[0] > 0 and p_value[0] <= level)
     truth[table["layer"][deciding], table["head"][deciding]] = True
     table.insert(5, "in_circuit", truth[table["layer"], table["head"]])
     return GroundTruth(

@@ -55,6 +55,8 @@ class HeadEffects(Result):
         Of |t| against `null_max`: corrected for the number of heads.
     baseline, corrupted : float
         Mean metric of the positive and of the negative prompts (both with the positive's answer).
+    behaviour : float array (n,)
+        Metric of each positive less that of its negative.
     share : float array (L, H)
         `mean` divided by |baseline - corrupted|: 1 is all of the behaviour.
     ablation, direction : str
@@ -69,6 +71,7 @@ class HeadEffects(Result):
     p_value: np.ndarray
     baseline: float
     corrupted: float
+    behaviour: np.ndarray
     share: np.ndarray
     ablation: str
     direction: str
@@ -156,7 +159,8 @@ def exhaustive_patching(
     samples = rng.multinomial(n, np.full(n, 1 / n), size=n_boot) @ flat / n  # (n_boot, L·H)
     low, high = np.percentile(samples, [2.5, 97.5], axis=0)
     t, null, p_value = max_t(effect, n_null=n_null, rng=rng)
-    behaviour = float(positive.mean() - negative.mean())
+    behaviour = positive - negative
+    size = abs(float(behaviour.mean()))
     return HeadEffects(
         effect=effect,
         mean=mean,
@@ -167,7 +171,8 @@ def exhaustive_patching(
         p_value=p_value,
         baseline=float(positive.mean()),
         corrupted=float(negative.mean()),
-        share=mean / abs(behaviour) if behaviour else np.full_like(mean, np.nan),
+        behaviour=behaviour,
+        share=mean / size if size else np.full_like(mean, np.nan),
         ablation=ablation,
         direction=direction,
         provenance=provenance(

@@ -167,6 +167,7 @@ def negative_kinds(
                     y=chosen["auc"],
                     mode="markers",
                     name=score,
+                    offsetgroup=score,  # beside each other, so that their intervals can be told apart
                     showlegend=place == places[0],
                     marker={"color": OKABE_ITO[index], "symbol": SYMBOLS[index], "size": 10},
                     error_y={
@@ -186,6 +187,7 @@ def negative_kinds(
                     y=list(published.values()),
                     mode="markers",
                     name="published (gpt2-small)",
+                    offsetgroup="published",
                     marker={"color": INK, "symbol": "star-open", "size": 11},
                 ),
                 **place,
@@ -202,7 +204,7 @@ def negative_kinds(
         figure.add_hline(y=0.5, line={"color": FAINT, "dash": "dot"}, **place)
         figure.update_yaxes(title="ROC AUC" if place["col"] == 1 else None, range=[0, 1.05], **place)
         figure.update_xaxes(tickangle=-35, **place)
-    figure.update_layout(template=template(), title=title, width=1120, height=460, margin_t=90)
+    figure.update_layout(template=template(), title=title, width=1120, height=460, margin_t=90, scattermode="group", scattergap=0.6)
     return figure
 
 
