@@ -75,7 +75,7 @@
       const all = selector => [...root.querySelectorAll(selector)].filter(node => node.checkVisibility())
       const size = node => parseFloat(getComputedStyle(node).fontSize)
       const says = node => [...node.childNodes].some(child => child.nodeType === 3 && child.textContent.trim())
-      const labelled = node => (node.labels.length && node.labels[0].innerText.trim()) || node.ariaLabel
+      const labelled = node => (node.labels && node.labels.length && node.labels[0].innerText.trim()) || node.ariaLabel
       const scrolls = node => {
         for (; node !== root; node = node.parentElement) if (getComputedStyle(node).overflowX !== 'visible') return true
         return false
@@ -90,8 +90,7 @@
           .filter(([, plot, box]) => plot > box + 2 || plot < 0.9 * box),
         unlabelled: all('select, input').filter(node => !labelled(node)).map(node => node.outerHTML.slice(0, 99)),
         inks: [['.widget-label', 'color'], ['.wb-pane', 'color'], ['.wb-pane td', 'color'], ['.wb-pane .note', 'color'],
-          ['.gtitle', 'fill'], ['.xtick text', 'fill'], ['.ytick text', 'fill'], ['.legendtext', 'fill'],
-          ['.annotation-text', 'fill']].flatMap(inks),
+          ['.gtitle', 'fill'], ['.xtick text', 'fill'], ['.ytick text', 'fill'], ['.legendtext', 'fill']].flatMap(inks),
       }
     },
   }
