@@ -298,6 +298,7 @@ def firing(profile: FiringProfile, *, title: str = "How shared latents and orpha
     figure.update_xaxes(title="firing frequency, fifths of all latents", row=1, col=1)
     figure.update_yaxes(title="shared", tickformat=".0%", rangemode="tozero", row=1, col=1)
     figure.update_xaxes(type="log", title="firing frequency (share of tokens)", dtick=1, exponentformat="power", row=1, col=2)
-    figure.update_yaxes(type="log", title="mean activation where it fires", dtick="D2", row=1, col=2)
+    steps = [float(f"{digit}e{power}") for power in range(-6, 7) for digit in (1, 2, 5)]
+    figure.update_yaxes(type="log", title="mean activation where it fires", tickvals=steps, tickformat="~g", row=1, col=2)
     figure.update_layout(template=template(), title=title, width=1100, height=440, legend={"x": 1.02, "y": 1})
     return figure
