@@ -271,8 +271,7 @@ class CircuitExplorer(Redrawing):
         fresh = {name: self._draw(name, figure) for name, figure in zip(("grid", "roc", "graph"), self._upper(), strict=True)}
         for trace in self._views["grid"].data if fresh["grid"] else ():
             trace.on_click(lambda trace, points, _: points.xs and self._called(self.set_head, f"{int(points.ys[0])}.{int(points.xs[0])}"))
-        layer, head = np.nonzero(self.taken)
-        score, truth = self._scores(), self._found[self._value("task")].truth
+        (layer, head), score, truth = np.nonzero(self.taken), self._scores(), self._found[self._value("task")].truth
         order = np.argsort(-self._shown()[layer, head], kind="stable")
         table = frame({"head": [f"{a}.{b}" for a, b in zip(layer[order], head[order], strict=True)],
                               "score": score[layer, head][order], "in the circuit": truth[layer, head][order]})  # fmt: skip
