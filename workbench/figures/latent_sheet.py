@@ -6,6 +6,7 @@ whose results were not given says so.
 
 from __future__ import annotations
 
+import textwrap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -168,7 +169,7 @@ def rank_correlations(table: pd.DataFrame, significant: np.ndarray, *, title: st
     for place in range(len(words)):
         words[place][place] = ""
     values = np.where(np.eye(len(values), dtype=bool), np.nan, values)
-    names = [str(name) for name in table.columns]
+    names = ["<br>".join(textwrap.wrap(str(name), 14)) for name in table.columns]
     figure = go.Figure(
         go.Heatmap(
             z=values,
@@ -181,12 +182,12 @@ def rank_correlations(table: pd.DataFrame, significant: np.ndarray, *, title: st
             colorscale="PuOr",
             xgap=2,
             ygap=2,
-            colorbar={"title": {"text": "rank correlation", "side": "right"}},
+            colorbar={"title": {"text": "rank<br>correlation"}},
             hovertemplate="%{y}, %{x}: %{z:.2f}<extra></extra>",
         )  # fmt: skip
     )
     figure.update_layout(template=template(), title=title, width=860, height=640)
-    figure.update_xaxes(tickangle=-35, showgrid=False)
+    figure.update_xaxes(tickangle=0, showgrid=False)
     figure.update_yaxes(autorange="reversed", showgrid=False)
     return figure
 
@@ -209,11 +210,13 @@ def score_scatter(scores: Any, *, chosen: int | None = None, title: str = "What 
     for sure, label, symbol, colour in kinds:
         here = beyond == sure
         figure.add_scatter(x=scores.input_score[here], y=scores.output_score[here], mode="markers", customdata=scores.latents[here],
+                           cliponaxis=False,
                            name=f"{label} ({here.sum()})", marker={"symbol": symbol, "color": colour, "size": 8},
                            hovertemplate="latent %{customdata}: input %{x:.2f}, output %{y:.2g}<extra></extra>")  # fmt: skip
     if chosen is not None and chosen in scores.latents:
         at = int(np.flatnonzero(scores.latents == chosen)[0])
-        figure.add_scatter(x=[scores.input_score[at]], y=[scores.output_score[at]], mode="markers", marker=RING, name=f"latent {chosen}")
+        figure.add_scatter(x=[scores.input_score[at]], y=[scores.output_score[at]], mode="markers", marker=RING, name=f"latent {chosen}",
+                           cliponaxis=False)  # fmt: skip
     for name, null in (("x", scores.input_null), ("y", scores.output_null)):
         limit = float(np.nanquantile(null, 0.95))
         draw = figure.add_vline if name == "x" else figure.add_hline
