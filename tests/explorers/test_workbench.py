@@ -59,6 +59,12 @@ def test_a_selection_anywhere_reaches_every_lens(whole, lenses):
     assert whole.errors == []
     whole.search("7")
     assert whole.latent == 7
+    whole.steering._controls["latent"][0].value = a  # also from the panel at the end
+    assert whole.latent == whole.latents.latent == a
+    assert {name: pane for name, pane in panes(whole).items() if name in ("workbench twins", "latent detail")} == {
+        name: first[name] for name in ("workbench twins", "latent detail")
+    }
+    assert whole.errors == []
 
 
 def test_findings_are_what_the_analyses_returned(whole, lenses, sibling):

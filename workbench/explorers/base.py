@@ -22,7 +22,7 @@ from workbench.errors import InputError, MismatchError, WorkbenchError, fail
 from workbench.explorers.appearance import STYLE, themed
 from workbench.explorers.controls import checked
 from workbench.explorers.page import page
-from workbench.explorers.progress import Cancelled, Progress, Token
+from workbench.explorers.progress import Cancelled, Progress, Token, in_kernel
 
 STATE_VERSION = 1
 
@@ -271,7 +271,7 @@ class Explorer:
         """
         self._progress.cancel()
         token = self._progress.begin(label, total)
-        if self.background if self.background is not None else (getattr(self._local, "called", False) and _in_kernel()):
+        if self.background if self.background is not None else (getattr(self._local, "called", False) and in_kernel()):
             self._thread = threading.Thread(target=self._in_background, args=(label, token, work, done), daemon=True)
             self._thread.start()
             return
@@ -295,10 +295,3 @@ class Explorer:
             self._show(error)
         finally:
             self._progress.end(token)
-
-
-def _in_kernel() -> bool:
-    """Whether this is a notebook's kernel, which can hear a button while a thread works."""
-    from IPython import get_ipython
-
-    return getattr(get_ipython(), "kernel", None) is not None

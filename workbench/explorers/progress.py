@@ -94,3 +94,10 @@ class Token:
             self.check()
             yield item
             self.step()
+
+
+def in_kernel() -> bool:
+    """Whether this is a notebook's kernel, which can hear a button while a thread works."""
+    from IPython import get_ipython
+
+    return getattr(get_ipython(), "kernel", None) is not None

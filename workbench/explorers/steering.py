@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Callable
 from typing import Any, Self
 
 import numpy as np
@@ -67,6 +68,7 @@ class SteeringPanel(Explorer):
         self._result: Steering | None = None
         self._scores: SteeringScores | None = None
         self._paused = False
+        self._listeners: list[Callable[[int], Any]] = []
         stream = [name for name in model.hook_dict if name.endswith(("hook_resid_pre", "hook_resid_post"))]
         row = [
             self._add("latent", controls.integer("Latent", 0, F - 1, 0, "Latent whose direction is added"), self.select),
@@ -117,7 +119,13 @@ class SteeringPanel(Explorer):
     def select(self, latent: int) -> None:
         """Steer with another latent's direction."""
         self._take(latent)
+        for listener in self._listeners:
+            listener(latent)
         self._refresh()
+
+    def on_select(self, listener: Callable[[int], Any]) -> None:
+        """Call this with every latent that is selected here."""
+        self._listeners.append(listener)
 
     def choose(self, latent: int) -> None:
         """Take another latent without sampling: next-token changes only, for panels that follow another one."""

@@ -75,6 +75,7 @@ class Workbench(Explorer):
         self._rows([self.latents.widget], [panes["geometry"], panes["twins"]], [panes["error"], panes["circuits"], *bars],
                    [self.steering.widget])  # fmt: skip
         self.latents.on_select(self._follow)
+        self.steering.on_select(lambda latent: self.select(latent) if latent != self.latent else None)
         self._follow(self.latents.latent)
 
     # what a reader does
