@@ -251,7 +251,7 @@ def error_saes(table: pd.DataFrame, density: pd.DataFrame, *, title: str = "SAEs
     return figure
 
 
-def latents(shares: LatentShares, *, n_named: int = 4, title: str = "Which latents the linear error belongs to") -> go.Figure:
+def latents(shares: LatentShares, *, n_named: int = 3, title: str = "Which latents the linear error belongs to") -> go.Figure:
     """Share of every latent in the linear error against how often it fires, and where the error lies along it.
 
     Parameters
