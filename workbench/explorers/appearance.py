@@ -27,6 +27,7 @@ STYLE = f"""<style>
 .wb-explorer .wb-row {{flex-flow: row wrap; align-items: flex-start; gap: 4px 12px}}
 .wb-explorer .wb-pane {{flex: 1 1 300px; min-width: 260px; max-width: 100%; overflow: auto}}
 .wb-explorer .wb-plot {{flex: 1 1 420px; min-width: 300px; max-width: 100%; overflow: hidden}}
+.wb-explorer .wb-plot > .js-plotly-plot {{width: 100%; min-width: 0}}
 .wb-explorer .infolayer text, .wb-explorer .cartesianlayer text:not(.heatmap-label *)
   {{fill: var(--jp-ui-font-color1, {NEUTRAL}) !important}}
 .wb-explorer .wb-html {{color: var(--jp-ui-font-color1, inherit); font-size: 13px; line-height: 1.45}}

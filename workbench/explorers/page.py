@@ -3,7 +3,7 @@
 JupyterLab's command mode takes arrow keys, Enter and letters wherever the focus is not in a text box, so a list or a button would never
 hear them; and a plotly figure that is drawn before it is in the page does not know its width.
 
-1. The explorer's element is marked `data-lm-suppress-shortcuts`, which Lumino, JupyterLab's command registry, honours.
+1. What gets the focus inside an explorer is marked `data-lm-suppress-shortcuts`, which Lumino, JupyterLab's command registry, honours.
 2. Whenever the explorer's width changes, or one of its plots was drawn, its plots are resized (plotly's own handler of
    `config.responsive`).
 
@@ -23,16 +23,23 @@ function render({ el }) {
   const soon = () => { clearTimeout(timer); timer = setTimeout(fit, 60) }
   const observer = new ResizeObserver(() => { if (root.clientWidth && root.clientWidth !== width) { width = root.clientWidth; soon() } })
   const drawn = event => { if (root && root.contains(event.detail.element)) soon() }
+  // on the very element that has the focus: Lumino asks it first, and those around it too late
+  const own = event => event.target.matches(':read-write') || event.target.setAttribute('data-lm-suppress-shortcuts', 'true')
   const begin = () => {
     root = el.closest('.wb-explorer')
     if (!root) { if (tries++ < 600) timer = setTimeout(begin, 100); return }
-    root.setAttribute('data-lm-suppress-shortcuts', 'true')
+    root.addEventListener('focusin', own)
     observer.observe(root)
     soon()
   }
   document.addEventListener('plotlywidget-after-render', drawn)
   begin()
-  return () => { clearTimeout(timer); observer.disconnect(); document.removeEventListener('plotlywidget-after-render', drawn) }
+  return () => {
+    clearTimeout(timer)
+    observer.disconnect()
+    if (root) root.removeEventListener('focusin', own)
+    document.removeEventListener('plotlywidget-after-render', drawn)
+  }
 }
 export default { render }
 """
