@@ -8,6 +8,10 @@
     return context
   }
 
+  // anywidget gives a widget up that is not ready within two seconds; plotly's 5 MB take longer on a machine that is busy with other tests.
+  const timeout = AbortSignal.timeout
+  AbortSignal.timeout = milliseconds => timeout.call(AbortSignal, Math.max(milliseconds, 200000))
+
   const panel = () => window.jupyterapp.shell.currentWidget
   const kernel = () => panel().sessionContext.session.kernel
   const papers = node => {
