@@ -26,7 +26,7 @@ import pytest
 from workbench.figures.theme import find_browser
 
 ROOT = Path(__file__).resolve().parents[2]
-START_SECONDS, STEP_SECONDS = 400, 240  # generous: a busy machine without a graphics card draws WebGL slowly
+START_SECONDS, STEP_SECONDS = 400, 60  # generous: a busy machine without a graphics card draws WebGL slowly
 WIDE, NARROW, HEIGHT = 1280, 800, 1000
 THEMES = {"dark": "JupyterLab Dark", "light": "JupyterLab Light"}
 
