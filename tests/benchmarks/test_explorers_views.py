@@ -4,7 +4,7 @@ Run by hand: `python -m pytest tests/benchmarks/test_explorers_views.py -s`. In 
 and each control is changed as the page would change it (the widget's value), mostly to values that were not shown before, so that what is
 not kept yet is computed; messages to the page are sent. Long work, which has a bar (clustering an affinity, fitting a layer, estimating
 connections), is done before and is not counted. Gates: 100 ms at 2,048 latents, 300 ms at 16,384. Where latents are not what the size of
-an explorer is, it is: 32 tokens for each of them (dark matter), the heads of GPT-2 small and of a model of 32 x 32 heads (circuits), 420
+an explorer is, it is: 32 tokens for each of them (dark matter), the heads of GPT-2 small and medium (circuits), 420
 pairs of words (crystals).
 """
 
@@ -115,7 +115,7 @@ def circuits(size: int) -> list[float]:
     from workbench.circuits.survey import MethodComparison
     from workbench.explorers.circuits import CircuitExplorer
 
-    layers = heads = 12 if size <= 2048 else 32
+    layers, heads = (12, 12) if size <= 2048 else (24, 16)
     n = layers * heads
     truth = RNG.random((layers, heads)) < 0.1
     pair = np.triu(RNG.standard_normal((n, n)), 1) * (RNG.random((n, n)) < min(1, 20_000 / n**2))

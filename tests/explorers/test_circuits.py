@@ -112,7 +112,7 @@ def test_methods_follow_the_task(explorer):
 
 
 @pytest.mark.parametrize("by_widget", [False, True])
-def test_the_graph_holds_the_strongest_connections_among_the_heads_taken(explorer, by_widget):
+def test_the_graph_holds_the_strongest_connections_among_the_heads_taken(explorer, by_widget, read_table):
     for name, value in (("method", "EAP"), ("threshold", 5), ("connections", 4)):
         turn(explorer, name, value) if by_widget else explorer.set(**{name: value})
     taken = explorer.taken.ravel()
@@ -120,6 +120,9 @@ def test_the_graph_holds_the_strongest_connections_among_the_heads_taken(explore
     expected = np.sort(np.abs(weights[weights != 0]))[::-1][:4]
     np.testing.assert_allclose(sorted((abs(w) for _, _, w in explorer.graph.edges(data="weight")), reverse=True), expected)
     assert all(node == "output" or explorer.taken[node] for node in explorer.graph)
+    np.testing.assert_allclose(read_table(explorer._panes["edges"].value)["effect"].abs(), expected, rtol=0.01)  # three digits are printed
+    lines = [trace for trace in explorer._views["graph"].data if trace.mode == "lines"]
+    assert sum(value is None for trace in lines for value in trace.x if len(trace.x) > 1) == 4  # each line ends in a gap
     explorer.set_task("induction")  # no edges are known
     assert len(explorer.graph) == 0
     assert "not computed" in explorer._views["graph"].layout.title.text

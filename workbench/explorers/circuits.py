@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -76,7 +77,7 @@ class CircuitExplorer(Redrawing):
             )
         ((self._layers, self._heads),) = shapes
         self._rocs: dict[tuple[str, str], ROC] = {}
-        self._graphs: dict[str, nx.DiGraph] = {}
+        self._graphs: dict[tuple, nx.DiGraph] = {}
         self._patterns: dict[tuple[str, str, int, int], np.ndarray] = {}
         first = next(iter(self._found))
         one, n_heads = self._found[first], self._layers * self._heads
@@ -101,7 +102,7 @@ class CircuitExplorer(Redrawing):
                       self.set_query),
         ]  # fmt: skip
         views = [self._plot(name, blank(), height=400) for name in ("grid", "roc", "graph", "attention")]
-        self._rows(above, views[:2], below, views[2:], [self._pane("heads"), self._pane("text")])
+        self._rows(above, views[:2], below, views[2:], [self._pane("heads"), self._pane("edges"), self._pane("text")])
         self._refresh()
 
     def set_task(self, task: str) -> None:
@@ -127,12 +128,13 @@ class CircuitExplorer(Redrawing):
     def set_connections(self, n: int) -> None:
         """Show the n strongest connections between the heads taken."""
         self._choose("connections", n)
-        self._draw("graph", self._upper()[2])
+        self._connect()
 
     def set_head(self, head: str) -> None:
         """Choose the head, as "layer.head", whose attention is shown."""
         self._choose("head", head)
-        self._refresh()
+        self._refresh_upper(roc_too=False)
+        self._refresh_prompt()
 
     def set_prompt(self, prompt: int) -> None:
         """Choose a prompt of the task by its number."""
@@ -150,13 +152,7 @@ class CircuitExplorer(Redrawing):
         self._refresh_prompt()
 
     def connect(self) -> None:
-        """Estimate the connections of the present task (EAP on its first prompts).
-
-        Raises
-        ------
-        NotFoundError
-            Without a model, or without the task's prompts.
-        """
+        """Estimate the connections of the present task (EAP on its first prompts); needs model and prompts."""
         name = self._value("task")
         if self._model is None or name not in self._tasks:
             fail(NotFoundError, f"no model or no prompts of {name!r}", "both", "make the explorer with model= and tasks=")
@@ -180,36 +176,27 @@ class CircuitExplorer(Redrawing):
     @property
     def roc(self) -> ROC:
         """The method's ROC curve on the present task."""
-        key = (self._value("task"), self._value("method"))
-        if key not in self._rocs:
-            one = self._found[key[0]]
-            self._rocs[key] = roc(one.scores[key[1]], one.truth, seed=self._seed)
-        return self._rocs[key]
+        task, method = self._value("task"), self._value("method")
+        if (task, method) not in self._rocs:
+            self._rocs[task, method] = roc(self._found[task].scores[method], self._found[task].truth, seed=self._seed)
+        return self._rocs[task, method]
 
     @property
     def graph(self) -> nx.DiGraph:
         """The strongest connections among the heads taken, and from them to the output; empty where connections are not known."""
         import networkx as nx
 
-        name = self._value("task")
-        if name not in self._edges:
+        key = tuple(self._value(name) for name in ("task", "method", "threshold", "connections"))
+        if key[0] not in self._edges:
             return nx.DiGraph()
-        if name not in self._graphs:
-            edges = self._edges[name]
-            self._graphs[name] = circuit_graph(edges, n_edges=edges.pair.size + edges.to_output.size, truth=self._found[name].truth)
-        whole, taken = self._graphs[name], self.taken
-        among = {node for node in whole if node == "output" or taken[node]}
-        kept = sorted(whole.subgraph(among).edges(data="weight"), key=lambda edge: -abs(edge[2]))
-        return nx.DiGraph(whole.edge_subgraph([edge[:2] for edge in kept[: self._value("connections")]]))
+        if key not in self._graphs:
+            edges, taken = self._edges[key[0]], self.taken.ravel()
+            among = dataclasses.replace(edges, pair=edges.pair * np.outer(taken, taken), to_output=edges.to_output * taken)
+            self._graphs[key] = circuit_graph(among, n_edges=key[3], truth=self._found[key[0]].truth)
+        return self._graphs[key]
 
     def attention(self) -> tuple[np.ndarray, list[str], int]:
-        """Attention (t, t) of the chosen head on the chosen prompt, its tokens, and the position looked from.
-
-        Raises
-        ------
-        NotFoundError
-            Without a model, or without the task's prompts.
-        """
+        """Attention (t, t) of the chosen head on the chosen prompt, its tokens, and the position looked from; needs model and prompts."""
         name, side, row = self._value("task"), self._value("side"), self._value("prompt")
         if self._model is None or name not in self._tasks:
             fail(NotFoundError, f"no model or no prompts of {name!r}", "both", "make the explorer with model= and tasks=")
@@ -228,7 +215,7 @@ class CircuitExplorer(Redrawing):
 
     def figure(self):
         """All pictures on one sheet, a plotly Figure."""
-        parts = list(self._upper())
+        parts = [self._grid_figure(), roc_point(self.roc, self.rates), self._graph_figure()]
         if self._has_prompts():
             parts.append(self._attention_figure())
         return circuit_sheet(parts, title=f"{self._value('task')}, {self._value('method')}")
@@ -251,11 +238,13 @@ class CircuitExplorer(Redrawing):
     def _has_prompts(self) -> bool:
         return self._model is not None and self._value("task") in self._tasks
 
-    def _upper(self) -> tuple[Any, Any, Any]:
+    def _grid_figure(self) -> Any:
         truth, title = self._found[self._value("task")].truth, f"Heads by {self._value('method')}"
+        return head_grid(self._scores(), truth, self.taken, chosen=self.head, title=title)
+
+    def _graph_figure(self) -> Any:
         known = self._value("task") in self._edges
-        graph = head_graph(self.graph, chosen=self.head, title="Connections among them" if known else "Connections: not computed")
-        return head_grid(self._scores(), truth, self.taken, chosen=self.head, title=title), roc_point(self.roc, self.rates), graph
+        return head_graph(self.graph, chosen=self.head, title="Connections among them" if known else "Connections: not computed")
 
     def _attention_figure(self) -> Any:
         if not self._has_prompts():
@@ -267,9 +256,11 @@ class CircuitExplorer(Redrawing):
         self._refresh_upper()
         self._refresh_prompt()
 
-    def _refresh_upper(self) -> None:
-        fresh = {name: self._draw(name, figure) for name, figure in zip(("grid", "roc", "graph"), self._upper(), strict=True)}
-        for trace in self._views["grid"].data if fresh["grid"] else ():
+    def _refresh_upper(self, *, roc_too: bool = True) -> None:
+        if roc_too:
+            self._draw("roc", roc_point(self.roc, self.rates))
+        self._connect()
+        for trace in self._views["grid"].data if self._draw("grid", self._grid_figure()) else ():
             trace.on_click(lambda trace, points, _: points.xs and self._called(self.set_head, f"{int(points.ys[0])}.{int(points.xs[0])}"))
         (layer, head), score, truth = np.nonzero(self.taken), self._scores(), self._found[self._value("task")].truth
         order = np.argsort(-self._shown()[layer, head], kind="stable")
@@ -279,6 +270,14 @@ class CircuitExplorer(Redrawing):
         note = f"{int(truth.sum())} heads in the circuit; true positive rate {true:.2f}, false {false:.2f}. "
         note += f"Head {self._value('head')}: score {score[self.head]:.3f}."
         self._write("heads", section(f"{len(layer)} heads taken", table_html(table, note=note)))
+
+    def _connect(self) -> None:
+        """Draw the connections and list them."""
+        self._draw("graph", self._graph_figure())
+        edges = sorted(self.graph.edges(data=True), key=lambda edge: -abs(edge[2]["weight"]))
+        named = {node: node if node == "output" else f"{node[0]}.{node[1]}" for node in self.graph}
+        rows = [{"from": named[a], "to": named[b], "effect": data["weight"], "share": data["share"]} for a, b, data in edges]
+        self._write("edges", section(f"{len(rows)} connections", table_html(frame(rows))))
 
     def _refresh_prompt(self) -> None:
         self._draw("attention", self._attention_figure())
@@ -295,5 +294,5 @@ class CircuitExplorer(Redrawing):
 
     def _connected(self, name: str, edges: EdgeScores) -> None:
         self._edges[name] = edges
-        self._graphs.pop(name, None)
+        self._graphs.clear()
         self._refresh_upper()

@@ -6,12 +6,11 @@ The four pictures of `CircuitExplorer`, each a plotly Figure, and all of them on
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from workbench.errors import InputError, fail
-from workbench.figures.circuit_diagrams import circuit_diagram
 from workbench.figures.darkmatter_view import _short
 from workbench.figures.panels import Panel, picture
 from workbench.figures.theme import FAINT, INK, OKABE_ITO, SEQUENTIAL, SMALLEST_FONT
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from workbench.circuits.evaluation import ROC
 
 _SIZE = {"width": 560, "height": 430, "margin": {"l": 70, "r": 20, "t": 60, "b": 120}}
+_STRENGTHS = 4  # widths of lines
 _BELOW = {"orientation": "h", "x": 0, "y": -0.22, "yanchor": "top"}
 
 
@@ -96,7 +96,7 @@ def roc_point(found: ROC, at: tuple[float, float], *, title: str = "ROC") -> go.
 
 
 def head_graph(graph: nx.DiGraph, *, chosen: tuple[int, int] | None = None, title: str = "Connections") -> go.Figure:
-    """`circuit_diagram` with marks that can be read on a light and on a dark page, and one head framed.
+    """Heads by layer with their strongest connections, in marks that can be read on a light and on a dark page, and one head framed.
 
     Parameters
     ----------
@@ -109,22 +109,55 @@ def head_graph(graph: nx.DiGraph, *, chosen: tuple[int, int] | None = None, titl
     if not len(graph):
         note = {"text": "none between the heads taken", "showarrow": False, "xref": "paper", "yref": "paper", "x": 0.5, "y": 0.5}
         return picture([Panel((0, 1, 0, 1), hidden, hidden)], title=title, annotations=[note], **_SIZE)
-    drawn = circuit_diagram(graph, title=title)
-    panel = Panel((0, 1, 0, 1), {"visible": False, "range": drawn.layout.xaxis.range},
-                  {"title": {"text": "layer"}, "tickvals": drawn.layout.yaxis.tickvals, "showgrid": False, "zeroline": False,
-                   "range": drawn.layout.yaxis.range})  # fmt: skip
-    for trace in (trace.to_plotly_json() for trace in drawn.data):
-        if trace.get("name") in ("in the circuit", "not in it"):
-            names = [chosen is not None and name == f"{chosen[0]}.{chosen[1]}" for name in trace["text"]]
-            line = {"width": [4 if one else 1.5 for one in names], "color": [OKABE_ITO[5] if one else "#808080" for one in names]}
-            symbol, fill = (
-                ("circle", "#5B8DB8") if trace["name"] == "in the circuit" else ("square", "#808080")
-            )  # light or dark text on both
-            trace["marker"] = {"symbol": symbol, "color": fill, "size": 28, "line": line}
-        elif list(trace.get("text") or ()) == ["output"]:
-            trace["textposition"] = "middle right"
-        panel.draw(trace)
+    layers = sorted({data["layer"] for _, data in graph.nodes(data=True)})
+    places: dict[Any, tuple[float, float]] = {}
+    for layer in layers:
+        row = sorted((node for node, data in graph.nodes(data=True) if data["layer"] == layer), key=str)
+        # rows are shifted a little against each other, so that long connections do not run through the marks between
+        places |= {node: ((index + 1) / (len(row) + 1) + 0.03 * (-1) ** layer * (len(row) > 1), layer) for index, node in enumerate(row)}
+    heads = [layer for layer in layers if not ("output" in graph and layer == graph.nodes["output"]["layer"])]
+    panel = Panel((0, 1, 0, 1), {"visible": False, "range": [-0.05, 1.1]},
+                  {"title": {"text": "layer"}, "tickvals": heads, "showgrid": False, "zeroline": False,
+                   "range": [layers[0] - 0.5, layers[-1] + 0.5]})  # fmt: skip
+    panel.draw(*_connections(graph, places))
+    for name, known, symbol, fill in (("in the circuit", True, "circle", "#5B8DB8"), ("not in it", False, "square", "#808080")):
+        nodes = [node for node, data in graph.nodes(data=True) if node != "output" and bool(data["known"]) == known]
+        line = {
+            "width": [4 if node == chosen else 1.5 for node in nodes],
+            "color": [OKABE_ITO[5] if node == chosen else "#808080" for node in nodes],
+        }
+        panel.draw({"type": "scatter", "mode": "markers+text", "name": name, "hoverinfo": "skip",
+                    "x": [places[node][0] for node in nodes],
+                    "y": [places[node][1] for node in nodes], "text": [f"{layer}.{head}" for layer, head in nodes],
+                    "textfont": {"size": SMALLEST_FONT},
+                    "marker": {"symbol": symbol, "color": fill, "size": 28, "line": line}})  # fmt: skip
+    if "output" in places:
+        x, y = places["output"]
+        panel.draw({"type": "scatter", "x": [x], "y": [y], "mode": "markers+text", "text": ["output"], "textposition": "middle right",
+                    "showlegend": False, "marker": {"symbol": "diamond", "size": 24, "color": "#808080"}, "hoverinfo": "skip"})  # fmt: skip
     return picture([panel], title=title, legend={**_BELOW, "y": -0.02}, **_SIZE)
+
+
+def _connections(graph: nx.DiGraph, places: dict[Any, tuple[float, float]]) -> list[dict]:
+    """Connections as bent lines, those of one sign and about one strength in one trace: a trace each would take too long."""
+    largest = max(abs(weight) for *_, weight in graph.edges(data="weight"))
+    step, traces = np.linspace(0, 1, 15), []
+    signs = (("serves the behaviour", 1, OKABE_ITO[0], "solid"), ("works against it", -1, OKABE_ITO[5], "dash"))
+    for name, sign, colour, dash in signs:
+        for level in range(_STRENGTHS):
+            x, y = [], []
+            for source, target, weight in graph.edges(data="weight"):
+                if np.sign(weight) != sign or min(int(_STRENGTHS * abs(weight) / largest), _STRENGTHS - 1) != level:
+                    continue
+                (x0, y0), (x1, y1) = places[source], places[target]
+                bend = 0.16 * (y1 - y0 - 1) * (1 if x0 <= 0.5 else -1)
+                x += [*(x0 + (x1 - x0) * step + bend * step * (1 - step)).tolist(), None]
+                y += [*(y0 + (y1 - y0) * step).tolist(), None]
+            strength = (level + 0.5) / _STRENGTHS
+            traces.append({"type": "scatter", "mode": "lines", "x": x or [None], "y": y or [None], "name": name, "hoverinfo": "skip",
+                           "legendgroup": name, "showlegend": level == _STRENGTHS - 1, "opacity": 0.35 + 0.6 * strength,
+                           "line": {"color": colour, "dash": dash, "width": 1 + 6 * strength}})  # fmt: skip
+    return traces
 
 
 def attention_map(pattern: np.ndarray, tokens: Sequence[str], *, query: int | None = None, title: str = "Attention") -> go.Figure:
