@@ -98,11 +98,13 @@ class Panel:
         plot = self.plot(name)
         plot.hover()
         plot.locator('.modebar-btn[data-val="lasso"]').first.click()
+        self.page.wait_for_timeout(500)  # the tool is there after the plot was drawn anew; a hand is no faster
         places = [plot.evaluate("(plot, at) => window.tests.place(plot, at)", [None, x, y]) for x, y in corners]
         self.page.mouse.move(*places[0])
         self.page.mouse.down()
         for place in [*places[1:], places[0]]:
-            self.page.mouse.move(*place, steps=4)
+            self.page.mouse.move(*place, steps=6)
+        self.page.wait_for_timeout(200)
         self.page.mouse.up()
 
     def words(self, name: str) -> str:
