@@ -33,7 +33,7 @@
     // Keep what the kernel says that it should not.
     watch: () => kernel().iopubMessage.connect((_, message) => {
       const content = message.content
-      if (message.header.msg_type === 'error') window.tests.problems.push(`${content.ename}: ${content.evalue} ${content.traceback.slice(-4).join(' ')}`)
+      if (message.header.msg_type === 'error') window.tests.problems.push(`${content.ename}: ${content.evalue} ${content.traceback.join(' ')}`)
       if (message.header.msg_type === 'stream' && /Traceback/.test(content.text)) window.tests.problems.push(content.text)
     }),
 
