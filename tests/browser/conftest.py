@@ -176,12 +176,19 @@ class Desk:
         panel.root.scroll_into_view_if_needed()
         return panel
 
+    def holds(self, expression: str, expected, seconds: float) -> bool:
+        """Whether a Python expression in the kernel comes to have a value within so many seconds."""
+        deadline = time.monotonic() + seconds
+        while self.ask(expression) != expected:
+            if time.monotonic() > deadline:
+                return False
+            self.page.wait_for_timeout(100)
+        return True
+
     def until(self, expression: str, expected) -> None:
         """Wait until a Python expression in the kernel has a value: what the page sent takes its time."""
-        deadline = time.monotonic() + STEP_SECONDS
-        while (found := self.ask(expression)) != expected:
-            assert time.monotonic() < deadline, f"{expression} is {found!r}, not {expected!r}"
-            self.page.wait_for_timeout(100)
+        if not self.holds(expression, expected, STEP_SECONDS):
+            assert self.ask(expression) == expected, expression
 
     def theme(self, name: str) -> None:
         """Change JupyterLab's theme: "dark" or "light"."""

@@ -47,9 +47,13 @@ def test_latent(panel, desk):
     panel.says("detail", "1234")
     assert shown.inner_text().strip() == "print"  # the word of latents 2, 18, 34 and so on
 
-    panel.lasso("map", [(9.5, 9.5), (12.5, 9.5), (12.5, 11.5), (9.5, 11.5)])
     side = 57  # the square root of 3,200, rounded up
-    desk.until("sorted(latent.listed)", sorted(side * y + x for y in (10, 11) for x in (10, 11, 12)))
+    caught = sorted(side * y + x for y in (10, 11) for x in (10, 11, 12))
+    for _ in range(3):  # on a busy machine one lasso in some was drawn and never told to the kernel; a reader draws it again
+        panel.lasso("map", [(9.5, 9.5), (12.5, 9.5), (12.5, 11.5), (9.5, 11.5)])
+        if desk.holds("sorted(latent.listed)", caught, 15):
+            break
+    desk.until("sorted(latent.listed)", caught)
     assert panel.root.locator(".wb-latent-table tbody tr").count() == 6
 
     panel.part("next", "").click()
