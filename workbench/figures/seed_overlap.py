@@ -142,7 +142,7 @@ def dependence(table: pd.DataFrame, published: pd.DataFrame, *, title: str = "Wh
         theirs = published[(published["varied"] == varied) & (published["quantity"] == "shared fraction")]
         theirs = theirs[theirs["setting"].str.contains("32,768") | (varied != "layer")]
         if len(theirs):
-            at = theirs["at"] if varied == "architecture" else theirs["at"].astype(float)
+            at = theirs["at"].str.replace(", ", "<br>") if varied == "architecture" else theirs["at"].astype(float)
             figure.add_trace(
                 go.Scatter(x=at, y=theirs["value"], mode=mode, name="published, shared (Pythia-160m; architectures: GPT-2)",
                            legendgroup="published", showlegend=index == 0, marker={"color": INK, "symbol": "star-open", "size": 11},
@@ -152,7 +152,7 @@ def dependence(table: pd.DataFrame, published: pd.DataFrame, *, title: str = "Wh
             figure.update_xaxes(type="log", dtick=1 if varied == "width" else None, **place)
             if varied == "k":
                 figure.update_xaxes(tickvals=[16, 32, 64, 128, 256], **place)
-        figure.update_xaxes(title=varied, **place)
+        figure.update_xaxes(title=varied, tickangle=0, **place)
         figure.update_yaxes(tickformat=".0%", range=[-0.03, 1.05], title="share of latents" if place["col"] == 1 else None, **place)
     height = 150 + 330 * -(-len(panels) // columns)
     figure.update_layout(template=template(), title=title, width=1060, height=height, margin_t=130, legend=legend_above(height))
