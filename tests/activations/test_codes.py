@@ -209,6 +209,24 @@ def test_on_disk_and_in_memory_are_the_same(codes, store, sae, tmp_path):
         assert other.hook == HOOK
 
 
+def test_the_cache_gives_the_same_codes_without_running_the_sae(codes, store, sae, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORKBENCH_CACHE", str(tmp_path))
+    first = encode(store, HOOK, sae, cache=True, progress=False)
+    (folder,) = (tmp_path / "codes").iterdir()
+    written = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    again = encode(store, HOOK, sae, cache=True, progress=False)
+    assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == written
+    for other in (first, again):
+        assert (other.csr != codes.csr).nnz == 0
+        assert other.provenance == codes.provenance
+    shard = folder / "shard-00000.safetensors"
+    shard.write_bytes(shard.read_bytes()[:-1])
+    assert (encode(store, HOOK, sae, cache=True, progress=False).csr != codes.csr).nnz == 0  # what is damaged is made anew
+    encode(store, HOOK, sae, cache=True, policy="all", progress=False)
+    encode(store, HOOK, random_sae("StandardSAE"), cache=True, progress=False)
+    assert len(list((tmp_path / "codes").iterdir())) == 3  # other rows and other weights have places of their own, nothing else is left
+
+
 def test_damaged_codes_are_noticed(codes, tmp_path):
     folder = codes.save(tmp_path / "codes")
     path = folder / "shard-00000.safetensors"

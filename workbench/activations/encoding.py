@@ -11,19 +11,23 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
+import json
 import os
+import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy.sparse as sp
 
+from workbench.activations.harvest import cache_folder
 from workbench.activations.positions import kept
 from workbench.activations.selection import encode_topk, topk_places
 from workbench.activations.shards import CodesWriter
 from workbench.activations.store import ActivationStore
-from workbench.errors import InputError, WorkbenchWarning, fail
+from workbench.errors import InputError, IntegrityError, NotFoundError, StorageError, WorkbenchWarning, fail
 from workbench.results import array_sha256, provenance
 
 if TYPE_CHECKING:
@@ -36,7 +40,7 @@ _DENSE_ELSEWHERE = 1 << 27
 
 
 def encode(store: ActivationStore, hook: str, sae: Any, *, batch_size: int | None = None, policy: str = "exclude-bos",
-           path: str | os.PathLike | None = None, progress: bool = True) -> FeatureCodes:
+           path: str | os.PathLike | None = None, cache: bool = False, progress: bool = True) -> FeatureCodes:
     """Codes of an SAE for every row of a store.
 
     Parameters
@@ -52,6 +56,9 @@ def encode(store: ActivationStore, hook: str, sae: Any, *, batch_size: int | Non
         `"exclude-bos"` (rows of BOS and padding stay empty), `"exclude-padding"` or `"all"`.
     path : path, optional
         Folder to write the codes to, shard by shard, so that memory does not grow with the text; None keeps them in memory.
+    cache : bool
+        Without `path`: write them to the cache (`WORKBENCH_CACHE`), and take them from there when the same weights have been run on the
+        same rows before. Not for an SAE whose hooks or methods were changed: its codes are not those of its weights.
     progress : bool
         Show a bar.
 
@@ -81,6 +88,9 @@ def encode(store: ActivationStore, hook: str, sae: Any, *, batch_size: int | Non
         {"hook": hook, "policy": policy, "architecture": sae.cfg.architecture(), "rows_left_out": int((~keep).sum()),
          "sae_hook": _sae_hook(sae), "sae_model": getattr(sae.cfg.metadata, "model_name", None)},
     )
+    if cache and path is None:
+        run = functools.partial(encode, store, hook, sae, batch_size=batch_size, policy=policy, progress=progress)
+        return _cached(record, type(sae), run)
     budget = _DENSE.get(torch.device(sae.device).type, _DENSE_ELSEWHERE)
     batch_size = batch_size or max(128, budget // n_latents)
     # glibc returns large freed blocks to the system and pays page faults for each new one, until a block of nearly 32 MiB has been freed
@@ -102,6 +112,35 @@ def encode(store: ActivationStore, hook: str, sae: Any, *, batch_size: int | Non
     if writer is not None:
         return FeatureCodes.load(writer.close())
     return FeatureCodes(pieces, tokens=store.tokens, keep=keep, n_latents=n_latents, hook=hook, provenance=record)
+
+
+def _cached(record: dict, kind: type, run: Callable[..., FeatureCodes]) -> FeatureCodes:
+    """The codes of the cache that this record describes; they are made beside their place and take it when they are whole."""
+    from workbench.activations.codes import FeatureCodes
+
+    key = json.dumps([record["inputs"], record["parameters"], record["versions"], f"{kind.__module__}.{kind.__qualname__}"], sort_keys=True)
+    folder = cache_folder() / "codes" / hashlib.sha256(key.encode()).hexdigest()[:24]
+
+    def whole() -> FeatureCodes | None:
+        with contextlib.suppress(NotFoundError, IntegrityError):
+            return FeatureCodes.load(folder)
+        return None
+
+    if (codes := whole()) is not None:
+        return codes
+    making = folder.with_name(f".{folder.name}.{os.getpid()}")
+    try:
+        run(path=making)
+        if (codes := whole()) is not None:  # another process was quicker
+            return codes
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(making, folder)
+    except OSError as error:
+        fail(StorageError, f"{folder} cannot be written ({error.strerror})", "a cache you may write to",
+             "set WORKBENCH_CACHE to another folder, or pass cache=False", cause=error)
+    finally:
+        shutil.rmtree(making, ignore_errors=True)
+    return FeatureCodes.load(folder)
 
 
 def _piece(run: Any, x: np.ndarray, keep: np.ndarray, batch_size: int, n_latents: int, bar: Any) -> sp.csr_matrix:
