@@ -46,8 +46,8 @@ def test_the_lens_of_an_unembedding_direction_is_its_token(llama):
 
 def test_nothing_added_changes_nothing_and_the_prompt_may_be_text_or_ids(llama, sae):
     one = steer(llama, sae.W_dec[0], hook=HOOK, prompt="def add", alpha=0.0, n_new=5)
-    assert one.kl == 0
-    np.testing.assert_array_equal(one.clean, one.steered)
+    assert one.kl < 1e-9  # two passes of one model may differ in the last bits of float32
+    np.testing.assert_allclose(one.clean, one.steered, rtol=1e-5)
     np.testing.assert_array_equal(one.clean_continuation, one.steered_continuation)
     assert one.prompt[0] == 0  # BOS
     two = steer(llama, sae.W_dec[0].detach().numpy().astype(np.float64), hook=HOOK, prompt=one.prompt, alpha=0.0, n_new=5)

@@ -17,9 +17,9 @@ def control(explorer, name):
 
 
 def test_alpha_zero_changes_nothing(panel):
-    assert panel.result.kl == 0
+    assert panel.result.kl < 1e-9  # two passes of one model may differ in the last bits of float32
     np.testing.assert_array_equal(panel.result.clean_continuation, panel.result.steered_continuation)
-    np.testing.assert_array_equal(panel.result.clean, panel.result.steered)
+    np.testing.assert_allclose(panel.result.clean, panel.result.steered, rtol=1e-5)
 
 
 def test_a_large_alpha_changes_bars_and_texts(panel):
