@@ -27,6 +27,7 @@ from workbench.geometry.analogies import AnalogyAccuracy, analogy_accuracy
 from workbench.geometry.difference_axes import LengthAxis, Parallelism, difference_plane, length_axis, parallelism
 from workbench.geometry.discriminant import discriminant_axes, labels_of, matrix, split_by_relation, varying
 from workbench.geometry.parallelograms import Parallelograms, find_parallelograms, relation_parallelograms
+from workbench.geometry.threads import small_problems
 from workbench.results import Result, provenance
 
 __all__ = [
@@ -139,6 +140,7 @@ class DistractorProjection(Result):
         return self.silhouette_in_sample - self.silhouette_after
 
 
+@small_problems
 def project_out_distractors(
     differences: Float[Any, "n d"],
     relation: Sequence[Any],
@@ -192,6 +194,7 @@ def project_out_distractors(
     )
 
 
+@small_problems
 def silhouette_curve(
     differences: Float[Any, "n d"],
     relation: Sequence[Any],

@@ -23,6 +23,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from workbench.errors import InputError, WorkbenchWarning, fail
+from workbench.geometry.threads import few_threads
 from workbench.results import as_numpy
 
 _LAPACK_UP_TO = 1024
@@ -217,7 +218,7 @@ def _kmeans(coordinates: np.ndarray, count: int, seed: int) -> np.ndarray:
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning
 
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), few_threads(coordinates.size * count):
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct points than clusters: said below in the reader's words
         found = KMeans(count, n_init=10, random_state=seed).fit_predict(np.ascontiguousarray(coordinates))
     sizes = np.bincount(found, minlength=count)

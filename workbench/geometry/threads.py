@@ -1,0 +1,39 @@
+"""When are two threads slower than one? For many small problems in a row, each shorter than the time its threads take to meet.
+
+1. The products of one step are counted from the shape of the points.
+2. Below `WORTH` of them, BLAS and OpenMP run with one thread during the call; above, with as many as there are.
+
+Measured on two busy cores, two threads against one: k-means of 1,024 points into 32 clusters 2.6 s against 0.17 s, discriminant analysis of
+850 points of width 384 with 8 permutations 4.9 s against 1.1 s.
+
+Source: threadpoolctl.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable
+from typing import Any
+
+WORTH = 1 << 28
+
+
+def few_threads(products: float) -> contextlib.AbstractContextManager:
+    """A context in which a problem of so many products a step runs with one thread if it is small."""
+    from threadpoolctl import threadpool_limits
+
+    return threadpool_limits(1 if products < WORTH else None)
+
+
+def small_problems(function: Callable) -> Callable:
+    """Decorate a function whose first argument is points (n, d) and whose steps take n·d² products."""
+
+    @functools.wraps(function)
+    def limited(*arguments: Any, **options: Any) -> Any:
+        points = next(iter((*arguments, *options.values())), None)
+        n, d = (*getattr(points, "shape", ()), 1, 1)[:2]
+        with few_threads(n * d * d):
+            return function(*arguments, **options)
+
+    return limited
