@@ -22,12 +22,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Float64
 
+from workbench.activations.threads import small_problems
 from workbench.errors import InputError, fail
 from workbench.geometry.analogies import AnalogyAccuracy, analogy_accuracy
 from workbench.geometry.difference_axes import LengthAxis, Parallelism, difference_plane, length_axis, parallelism
 from workbench.geometry.discriminant import discriminant_axes, labels_of, matrix, split_by_relation, varying
 from workbench.geometry.parallelograms import Parallelograms, find_parallelograms, relation_parallelograms
-from workbench.geometry.threads import small_problems
 from workbench.results import Result, provenance
 
 __all__ = [

@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from workbench.activations.threads import few_threads
 from workbench.errors import InputError, WorkbenchWarning, fail
-from workbench.geometry.threads import few_threads
 from workbench.results import as_numpy
 
 _LAPACK_UP_TO = 1024

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from workbench.activations.threads import small_problems
 from workbench.errors import InputError, fail
 from workbench.matching.checks import check_convention, check_count, dictionary, pair_rows, top_strings
 from workbench.matching.correlation import Correlation, correlate_latents
@@ -111,6 +112,7 @@ class Universality(SpaceSimilarity):
     n_constant_b: int
 
 
+@small_problems
 def space_similarity(
     X: Any,
     Y: Any,

@@ -3,7 +3,7 @@
 import numpy as np
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from workbench.geometry.threads import WORTH, few_threads, small_problems
+from workbench.activations.threads import WORTH, few_threads, small_problems
 
 
 def threads():
