@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from workbench.activations.threads import few_threads
 from workbench.errors import InputError, fail
 from workbench.geometry.affinities import AFFINITIES, affinity, angular_affinity, check_convention
 from workbench.geometry.agreement import against_null, ami_with_null
@@ -203,7 +204,8 @@ def _balanced_accuracy(rows: np.ndarray, labels: np.ndarray, test: np.ndarray) -
             "at least two lobes to learn and one latent to test",
             "use fewer lobes, or the random split of convention='textbook'",
         )
-    model = LogisticRegression(max_iter=1000).fit(rows[~test], labels[~test])
+    with few_threads(rows.size * len(np.unique(labels))):
+        model = LogisticRegression(max_iter=1000).fit(rows[~test], labels[~test])
     right = model.predict(rows[test]) == labels[test]
     members = np.bincount(labels[test])
     recall = np.bincount(labels[test], weights=right) / np.maximum(members, 1)
