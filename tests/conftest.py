@@ -93,3 +93,17 @@ def tiny_sae(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("saes") / "tiny-topk"
     sae.save_model(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def llama(tiny_llama):
+    import workbench
+
+    return workbench.load_model(str(tiny_llama), device="cpu")
+
+
+@pytest.fixture(scope="session")
+def sae(tiny_sae):
+    import workbench
+
+    return workbench.load_sae(str(tiny_sae), device="cpu")

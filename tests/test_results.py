@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from workbench.errors import InputError, IntegrityError, NotFoundError, StorageError
-from workbench.results import Result, array_sha256, file_sha256, provenance, write_atomically
+from workbench.results import Result, array_sha256, check_convention, file_sha256, monte_carlo_p, provenance, write_atomically
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -176,3 +176,29 @@ def test_a_full_disk_is_a_storage_error(tmp_path):
 def test_file_sha256_is_that_of_the_bytes(tmp_path):
     (tmp_path / "file").write_bytes(b"abc")
     assert file_sha256(tmp_path / "file") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+@pytest.mark.parametrize("convention", ["textbook", "authors"])
+def test_the_two_conventions_are_known(convention):
+    check_convention(convention)
+
+
+@pytest.mark.parametrize("convention", ["Textbook", "paper", "", None])
+def test_another_convention_is_refused(convention):
+    with pytest.raises(InputError, match="'textbook' or 'authors'"):
+        check_convention(convention)
+
+
+def test_monte_carlo_p_counts_draws_as_large():
+    null = np.array([1.0, 2.0, 2.0, 3.0])
+    assert monte_carlo_p(null, 2.0) == 4 / 5
+    assert monte_carlo_p(null, 9.0) == 1 / 5
+    np.testing.assert_array_equal(monte_carlo_p(null[:, None], np.array([0.0, 2.5, 9.0])), [1, 2 / 5, 1 / 5])
+
+
+def test_monte_carlo_p_of_an_exchangeable_statistic_is_uniform():
+    draws = np.random.default_rng(0).normal(size=(20_000, 20))
+    p = monte_carlo_p(draws[:, 1:], draws[:, :1], axis=1)
+    counts = np.bincount(np.rint(p * 20).astype(int), minlength=21)[1:]
+    assert counts.sum() == 20_000
+    assert abs(counts - 1000).max() < 5 * np.sqrt(1000)

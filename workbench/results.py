@@ -28,6 +28,11 @@ from workbench.errors import InputError, IntegrityError, NotFoundError, StorageE
 VERSIONED = ("sae-workbench", "numpy", "scipy", "scikit-learn", "torch", "transformer-lens", "sae-lens", "transformers", "umap-learn")
 
 
+def cache_folder() -> Path:
+    """Where what can be computed again is kept: `WORKBENCH_CACHE`, else `~/.cache/sae-workbench`."""
+    return Path(os.environ.get("WORKBENCH_CACHE") or "~/.cache/sae-workbench").expanduser()
+
+
 def write_atomically(path: str | os.PathLike, content: bytes) -> None:
     """Write `content` to `path` so that a reader sees all of it or nothing, also after a kill or a full disk.
 
@@ -90,6 +95,35 @@ def array_sha256(array: Any) -> str:
         digest.update(str(part.dtype).encode())
         digest.update(part.astype(str).tobytes() if part.dtype == object else part.tobytes())
     return digest.hexdigest()
+
+
+CONVENTIONS = ("textbook", "authors")
+
+
+def check_convention(convention: str) -> None:
+    """Raise InputError unless the convention is one of the two that exist."""
+    if convention not in CONVENTIONS:
+        fail(InputError, f"convention {convention!r}", "'textbook' or 'authors'", "name one of the two")
+
+
+def monte_carlo_p(null: Any, observed: Any, *, axis: int = 0) -> Any:
+    """How often chance is at least as large: (b + 1) / (n + 1), never 0.
+
+    Parameters
+    ----------
+    null : array
+        n draws along `axis`.
+    observed : float or array
+        Broadcasts against the draws.
+
+    Returns
+    -------
+    float64, or an array of them where there are several observed values.
+
+    Source: Davison and Hinkley 1997, section 4.2; Phipson and Smyth 2010.
+    """
+    null = np.asarray(null)
+    return ((null >= observed).sum(axis=axis) + 1) / (null.shape[axis] + 1)
 
 
 def provenance(inputs: Mapping[str, Any] | None = None, parameters: Mapping[str, Any] | None = None, *, seed: int | None = None) -> dict:

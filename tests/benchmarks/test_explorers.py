@@ -87,28 +87,10 @@ print("MEASURED" + json.dumps({{"built": built, "callbacks": table}}))
 """
 
 
-def in_a_kernel(code: str) -> str:
-    """What a piece of code prints in a kernel of its own."""
-    from jupyter_client.manager import start_new_kernel
-
-    manager, client = start_new_kernel(kernel_name="python3")
-    printed: list[str] = []
-    try:
-        reply = client.execute_interactive(
-            code, timeout=900, output_hook=lambda message: printed.append(message["content"].get("text", ""))
-        )
-    finally:
-        client.stop_channels()
-        manager.shutdown_kernel(now=True)
-    if reply["content"]["status"] != "ok":
-        raise AssertionError("\n".join(reply["content"].get("traceback", ())))
-    return "".join(printed)
-
-
 @pytest.mark.zoo
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("latents", GATES)
-def test_callbacks(latents):
+def test_callbacks(in_a_kernel, latents):
     printed = in_a_kernel(_MEASURE.format(latents=latents))
     measured = json.loads(printed.split("MEASURED")[1].splitlines()[0])
     print(f"\n{latents:,} latents, built in {measured['built']:.1f} s")

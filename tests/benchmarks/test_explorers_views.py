@@ -144,27 +144,9 @@ def measured(size: int) -> None:
     print("MEASURED" + json.dumps({name: measure(size) for name, measure in EXPLORERS.items()}), flush=True)
 
 
-def in_a_kernel(code: str) -> str:
-    """What a piece of code prints in a kernel of its own."""
-    from jupyter_client.manager import start_new_kernel
-
-    manager, client = start_new_kernel(kernel_name="python3")
-    printed: list[str] = []
-    try:
-        reply = client.execute_interactive(
-            code, timeout=900, output_hook=lambda message: printed.append(message["content"].get("text", ""))
-        )
-    finally:
-        client.stop_channels()
-        manager.shutdown_kernel(now=True)
-    if reply["content"]["status"] != "ok":
-        raise AssertionError("\n".join(reply["content"].get("traceback", ())))
-    return "".join(printed)
-
-
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("size", SIZES)
-def test_callbacks(size):
+def test_callbacks(in_a_kernel, size):
     here = Path(__file__)
     printed = in_a_kernel(f"import sys; sys.path.insert(0, {str(here.parent)!r}); import {here.stem}; {here.stem}.measured({size})")
     found = json.loads(printed.split("MEASURED")[1].splitlines()[0])

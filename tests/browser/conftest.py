@@ -404,6 +404,15 @@ def open_book(_desk, write):
 
 
 @pytest.fixture
+def panel(book, desk, request):
+    """The explorer that the test is named after; errors in its callbacks fail the test."""
+    kind = request.node.name.split("_")[1]
+    assert book["setup"] == book[kind] == []
+    yield desk.panel(kind)
+    assert desk.ask(f"[repr(error) for error in {kind}.errors]") == []
+
+
+@pytest.fixture
 def looks(desk):
     """Take an explorer's screenshot and check that it can be read."""
 

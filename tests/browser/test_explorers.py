@@ -12,15 +12,6 @@ def book(open_book):
     yield from open_book("explorer_cells")
 
 
-@pytest.fixture
-def panel(book, desk, request):
-    """The explorer that the test is named after; errors in its callbacks fail the test."""
-    kind = request.node.name.split("_")[1]
-    assert book["setup"] == book[kind] == []
-    yield desk.panel(kind)
-    assert desk.ask(f"[repr(error) for error in {kind}.errors]") == []
-
-
 def test_the_notebook_runs(book):
     assert {name: wrong for name, wrong in book.items() if wrong} == {}
 

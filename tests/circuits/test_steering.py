@@ -13,20 +13,6 @@ HOOK = "blocks.1.hook_resid_post"
 
 
 @pytest.fixture(scope="module")
-def llama(tiny_llama):
-    import workbench
-
-    return workbench.load_model(str(tiny_llama), device="cpu")
-
-
-@pytest.fixture(scope="module")
-def sae(tiny_sae):
-    import workbench
-
-    return workbench.load_sae(str(tiny_sae), device="cpu")
-
-
-@pytest.fixture(scope="module")
 def codes(llama, sae, tmp_path_factory):
     ids = np.random.default_rng(0).integers(3, 384, size=(40, 16))
     ids[:, 0] = 0

@@ -258,7 +258,7 @@ def with_nan(a):
     (([(X, X_HAT[:-1])],), {}, "one shape"), ((X, X_HAT), {"documents": np.zeros(9)}, "one document"),
     ((X, X_HAT), {"documents": np.arange(9)}, "9 documents"), ((X, X_HAT), {"documents": np.arange(7000)}, "7,000 documents"),
     ((X, X_HAT), {"documents": np.zeros(len(X))}, "one document"), ((X, X_HAT), {"documents": np.zeros((2, 2))}, "documents of shape"),
-    ((X, X_HAT), {"convention": "paper"}, "convention='paper'"), ((X, X_HAT), {"train_fraction": 1.0}, "train_fraction=1.0"),
+    ((X, X_HAT), {"convention": "paper"}, "convention 'paper'"), ((X, X_HAT), {"train_fraction": 1.0}, "train_fraction=1.0"),
     ((X, X_HAT), {"ridge": -1.0}, "ridge=-1.0"), ((X, X_HAT), {"ridge": float("nan")}, "ridge=nan"),
     ((X, X_HAT), {"n_null": 0}, "n_null=0"),
     ((X.astype(complex), X_HAT), {}, "real numbers"), ((X.astype(str), X_HAT), {}, "real numbers"),

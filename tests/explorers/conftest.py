@@ -33,20 +33,6 @@ def no_swallowed_exception(monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def llama(tiny_llama):
-    import workbench
-
-    return workbench.load_model(str(tiny_llama), device="cpu")
-
-
-@pytest.fixture(scope="session")
-def sae(tiny_sae):
-    import workbench
-
-    return workbench.load_sae(str(tiny_sae), device="cpu")
-
-
-@pytest.fixture(scope="session")
 def sibling(sae):
     """The same SAE with its latents in another order and a little noise: every latent has a twin."""
     import copy

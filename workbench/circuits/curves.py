@@ -24,7 +24,7 @@ from workbench.circuits.latents import _site, _states
 from workbench.circuits.patching import ABLATIONS, _means, _replacements, _sides, metric_of
 from workbench.circuits.running import at_heads, batches, forward, token_ids
 from workbench.errors import InputError, fail
-from workbench.results import Result, provenance
+from workbench.results import Result, monte_carlo_p, provenance
 
 if TYPE_CHECKING:
     from workbench.circuits.tasks import Task
@@ -227,7 +227,7 @@ def _curve(measure: Callable[[np.ndarray], float], values: np.ndarray, sizes: An
         completeness=complete,
         null_faithfulness=null,
         area=area,
-        p_value=float((1 + (null.mean(1) >= area - 1e-12).sum()) / (n_null + 1)),
+        p_value=float(monte_carlo_p(null.mean(1), area - 1e-12)),
         whole=whole,
         none=none,
         provenance=provenance(inputs, parameters | {"sizes": sizes.tolist(), "n_null": n_null}, seed=seed),

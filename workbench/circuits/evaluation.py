@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from workbench.errors import InputError, fail
-from workbench.results import Result, as_numpy, provenance
+from workbench.results import Result, as_numpy, monte_carlo_p, provenance
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -126,7 +126,7 @@ def roc(scores: Any, truth: Any, *, n_boot: int = 1000, n_null: int = 1000, leve
         auc=auc,
         aucs=aucs,
         ci=np.percentile(samples, ends),
-        p_value=float((1 + (null >= auc - 1e-12).sum()) / (n_null + 1)),
+        p_value=float(monte_carlo_p(null, auc - 1e-12)),
         null=null,
         null_sd=float(np.sqrt((n_true + n_false + 1) / (12 * n_true * n_false))),
         fpr=fpr,

@@ -140,13 +140,9 @@ def write_ground_truth(model: Any, *, tasks: Sequence[str] | None = None, n: int
     StorageError
         When the file cannot be written.
     """
-    import pandas as pd
-
     names = list(CORRUPTION) if tasks is None else list(tasks)
     tables = [find_circuit(model, make_task(name, model, n=n, seed=SEED, negative=CORRUPTION[name])).table for name in names]
-    target = (circuits_folder() if folder is None else Path(folder)) / f"{str(model.cfg.model_name).split('/')[-1]}.csv"
-    write_atomically(target, pd.concat(tables, ignore_index=True).to_csv(index=False, float_format="%.5g").encode())
-    return target
+    return _write(tables, model, circuits_folder() if folder is None else Path(folder))
 
 
 def write_edges(model: Any, *, tasks: Sequence[str] | None = None, n: int = N_EDGE_PROMPTS, folder: str | Path | None = None) -> Path:
@@ -190,8 +186,14 @@ def write_edges(model: Any, *, tasks: Sequence[str] | None = None, n: int = N_ED
                    "p_value": p_value[possible], "in_circuit": truth[possible], "behaviour": found.behaviour, "n_prompts": n}
         # fmt: on
         frames.append(pd.DataFrame(columns))
-    target = (circuits_folder() if folder is None else Path(folder)) / EDGES_FOLDER / f"{str(model.cfg.model_name).split('/')[-1]}.csv"
-    write_atomically(target, pd.concat(frames, ignore_index=True).to_csv(index=False, float_format="%.5g").encode())
+    return _write(frames, model, (circuits_folder() if folder is None else Path(folder)) / EDGES_FOLDER)
+
+
+def _write(tables: Sequence[pd.DataFrame], model: Any, folder: Path) -> Path:
+    import pandas as pd
+
+    target = folder / f"{str(model.cfg.model_name).split('/')[-1]}.csv"
+    write_atomically(target, pd.concat(tables, ignore_index=True).to_csv(index=False, float_format="%.5g").encode())
     return target
 
 

@@ -23,12 +23,11 @@ from scipy.special import log_softmax
 from workbench.circuits.running import forward
 from workbench.circuits.steering import BATCH, check_hook, directions_of, last_logits, logit_lens, prompt_ids
 from workbench.errors import InputError, MismatchError, fail
-from workbench.results import Result, provenance
+from workbench.results import Result, check_convention, monte_carlo_p, provenance
 
 if TYPE_CHECKING:
     from workbench.activations.codes import FeatureCodes
 
-CONVENTIONS = ("textbook", "authors")
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -114,9 +113,10 @@ def steering_scores(
     chosen = np.arange(F) if latents is None else np.asarray(latents)
     if chosen.ndim != 1 or not len(chosen) or chosen.dtype.kind not in "iu" or chosen.min() < 0 or chosen.max() >= F:
         fail(InputError, f"latents {chosen.shape}", f"numbers from 0 to {F - 1}", "pass a list of latents")
-    if n_null < 1 or n_contexts < 1 or not factor > 0 or convention not in CONVENTIONS or F < 2:
+    check_convention(convention)
+    if n_null < 1 or n_contexts < 1 or not factor > 0 or F < 2:
         fail(InputError, f"n_null={n_null}, n_contexts={n_contexts}, factor={factor}, convention={convention!r}",
-             f"at least 1 of each, a positive factor and one of {CONVENTIONS}", "keep the defaults")  # fmt: skip
+             "at least 1 of each and a positive factor", "keep the defaults")  # fmt: skip
     ids, rng = prompt_ids(model, prompt), np.random.default_rng(seed)
     peaks = [_peak_tokens(codes, int(latent), n_contexts) for latent in chosen]
     if convention == "authors":
@@ -143,8 +143,8 @@ def steering_scores(
     inputs = {"model": str(model.cfg.model_name), "W_dec": sae.W_dec, "tokens": codes.tokens.sha256}
     return SteeringScores(
         latents=chosen.astype(np.int64), input_score=scores, output_score=output, input_null=input_null, output_null=output_null,
-        input_p_value=((input_null >= scores[:, None]).sum(1) + 1) / (n_null + 1) + np.where(np.isnan(scores), np.nan, 0),
-        output_p_value=((output_null >= output[:, None]).sum(1) + 1) / (n_null + 1), best_rank=rank, max_probability=probability,
+        input_p_value=monte_carlo_p(input_null, scores[:, None], axis=1) + np.where(np.isnan(scores), np.nan, 0),
+        output_p_value=monte_carlo_p(output_null, output[:, None], axis=1), best_rank=rank, max_probability=probability,
         amplification=amplification, n_contexts=np.array([len(peak) for peak in peaks]), promoted=promoted, convention=convention,
         prompt=prompt, provenance=provenance(inputs, {"k": k, "factor": factor, "n_null": n_null, "convention": convention}, seed=seed),
     )  # fmt: skip

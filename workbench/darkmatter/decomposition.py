@@ -33,9 +33,8 @@ from workbench.darkmatter.ridge import LinearFit, RidgePath, choose_penalty, r_s
 from workbench.darkmatter.splits import TEST
 from workbench.darkmatter.tokens import TokenErrors, draws
 from workbench.errors import InputError, WorkbenchWarning, fail
-from workbench.results import Result, array_sha256, as_numpy, provenance
+from workbench.results import CONVENTIONS, Result, array_sha256, as_numpy, check_convention, monte_carlo_p, provenance
 
-CONVENTIONS = ("textbook", "authors")
 FEWEST, ENOUGH = 30, 100  # tokens a dimension: below the first the fit is refused, below the second it warns
 
 
@@ -165,8 +164,7 @@ def decompose_error(
     StorageError
         When the temporary file of a generator does not fit on the disk.
     """
-    if convention not in CONVENTIONS:
-        fail(InputError, f"convention={convention!r}", " or ".join(map(repr, CONVENTIONS)), "choose one of them")
+    check_convention(convention)
     if (ridge is not None and not 0 <= ridge < np.inf) or n_boot < 1 or n_null < 1:
         fail(InputError, f"ridge={ridge}, n_boot={n_boot}, n_null={n_null}", "ridge >= 0 and at least 1 of each", "keep the defaults")
     authors = convention == "authors"
@@ -264,4 +262,4 @@ def _scores(fits: list[LinearFit], columns: list[slice], train: PairMoments, tes
 
 def _p_value(observed: float, null: np.ndarray) -> float:
     """How often the null is as large; NaN where the observed value does not exist."""
-    return float((np.sum(null >= observed) + 1) / (len(null) + 1)) if np.isfinite(observed) else float("nan")
+    return float(monte_carlo_p(null, observed)) if np.isfinite(observed) else float("nan")

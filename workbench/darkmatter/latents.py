@@ -23,7 +23,7 @@ from jaxtyping import Float
 from workbench.darkmatter.decomposition import ErrorDecomposition
 from workbench.darkmatter.regression import matrix_of
 from workbench.errors import InputError, fail
-from workbench.results import Result, provenance
+from workbench.results import Result, monte_carlo_p, provenance
 
 _GATHER = 1 << 22  # numbers gathered at a time
 
@@ -124,7 +124,7 @@ def latent_shares(
     absent = np.maximum(along - present, 0.0)
     fires = np.bincount(codes.indices, minlength=len(W_dec))
     return LatentShares(
-        share=share, share_error=float(1 - share.sum()), share_p_value=((np.abs(null) >= np.abs(share)).sum(axis=0) + 1) / (n_null + 1),
+        share=share, share_error=float(1 - share.sum()), share_p_value=monte_carlo_p(np.abs(null), np.abs(share)),
         absent=absent, present=present, absent_null=by_chance, frequency=fires / n, share_null=null, n_tokens=n,
         absent_p_value=(n_directions - np.searchsorted(by_chance, absent, side="left") + 1) / (n_directions + 1),
         n_dead=int((fires == 0).sum()),

@@ -25,7 +25,7 @@ from workbench.darkmatter.bootstrap import bootstrap, interval, sums_by_document
 from workbench.darkmatter.decomposition import ErrorDecomposition
 from workbench.darkmatter.regression import HeldOut, held_out, matrix_of, split_rows
 from workbench.errors import InputError, fail
-from workbench.results import Result, as_numpy, provenance
+from workbench.results import Result, as_numpy, monte_carlo_p, provenance
 
 VECTORS = ("x", "Sae(x)", "Sae(x) + nonlinear", "error", "linear", "nonlinear")
 
@@ -215,7 +215,7 @@ def _token_identity(ids: np.ndarray, target: np.ndarray, keys: np.ndarray, held:
     everything = np.ones(len(ids), dtype=bool)
     observed = r2(predicted, held)
     return HeldOut(r2=observed, ci=interval(samples)[0], r2_fit=r2(means(target, place, everything), everything), null=null,
-                   p_value=float((np.sum(null >= observed) + 1) / (len(null) + 1)), fit=None)  # fmt: skip
+                   p_value=float(monte_carlo_p(null, observed)), fit=None)  # fmt: skip
 
 
 def _prediction(found: Mapping[str, Mapping[str, HeldOut]], n: int, inputs: Mapping[str, Any], settings: Mapping[str, int]) -> Prediction:

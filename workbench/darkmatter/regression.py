@@ -21,6 +21,7 @@ from workbench.darkmatter.moments import SplitMoments, as_doubles, row_blocks
 from workbench.darkmatter.ridge import LinearFit, RidgePath, choose_penalty, r_squared
 from workbench.darkmatter.splits import BLOCK, SHORT, TEST, Split, document_keys, signs
 from workbench.errors import InputError, fail
+from workbench.results import monte_carlo_p
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -105,7 +106,7 @@ def held_out(
         fitted = r_squared(fits[0].residual_sums(train, own).sum(), train.yy[own].sum(), train.squares(own).sum())
         chance = r_squared(fits[1].residual_sums(test, null), test.yy[null], test.squares(null))
         samples = _draws(x[held], stacked[held, own], keys[held], fits[0], test.mean_y[own], n_boot, seed)
-        p_value = float((np.sum(chance >= r2) + 1) / (n_null + 1)) if np.isfinite(r2) else float("nan")
+        p_value = float(monte_carlo_p(chance, r2)) if np.isfinite(r2) else float("nan")
         out[name] = HeldOut(r2=r2, ci=interval(samples)[0], r2_fit=float(fitted), null=chance, p_value=p_value, fit=fits[0])
     return out
 

@@ -23,7 +23,7 @@ from jaxtyping import Float
 from workbench.darkmatter.bootstrap import interval
 from workbench.darkmatter.token_scaling import TokenScaling, token_scaling
 from workbench.errors import InputError, fail
-from workbench.results import Result, provenance
+from workbench.results import Result, monte_carlo_p, provenance
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -160,7 +160,7 @@ def scaling_law(widths: Any, fvu: Any, *, samples: Any = None, n_boot: int = 100
         residual=float(np.sqrt(np.mean((fvu - fitted) ** 2))), power_scale=float(power[1]), power_exponent=float(power[2]),
         power_residual=float(np.sqrt(np.mean((fvu - pure) ** 2))), floor_null=null,
         # a floor of 0 is no floor, however seldom the null has one
-        floor_p_value=float((np.sum(null >= found[0] * (1 - 1e-9)) + 1) / (len(null) + 1)),
+        floor_p_value=float(monte_carlo_p(null, found[0] * (1 - 1e-9))),
         provenance=provenance({"widths": widths, "fvu": fvu}, {"n_boot": len(draws), "samples": samples is not None}, seed=seed),
     )  # fmt: skip
 

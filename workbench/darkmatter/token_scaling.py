@@ -20,7 +20,7 @@ from jaxtyping import Float
 from workbench.darkmatter.bootstrap import bootstrap, interval, sums_by_document
 from workbench.darkmatter.regression import split_rows
 from workbench.errors import InputError, fail
-from workbench.results import Result, as_numpy, provenance
+from workbench.results import Result, as_numpy, monte_carlo_p, provenance
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -104,7 +104,7 @@ def token_scaling(
         gain = np.where(np.eye(n, dtype=bool), 0.0 if second is not None else np.nan, 100 * (both - r2) / (1 - r2))
     return TokenScaling(
         names=names, r2=r2, r2_low=low, r2_high=high, r2_nonlinear=both, gain=gain, null=null,
-        p_value=((null >= r2).sum(axis=0) + 1) / (n_null + 1), n_tokens=len(errors), n_documents=len(np.unique(keys)),
+        p_value=monte_carlo_p(null, r2), n_tokens=len(errors), n_documents=len(np.unique(keys)),
         provenance=provenance({"error_norms": errors}, {"names": names, "train_fraction": train_fraction, "n_null": n_null}, seed=seed),
     )  # fmt: skip
 

@@ -6,7 +6,7 @@ Every function takes results of `workbench.circuits` and returns a plotly Figure
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -90,11 +90,7 @@ def circuit_diagram(graph: nx.DiGraph, *, title: str = "The circuit") -> go.Figu
     """
     import plotly.graph_objects as go
 
-    places = {}
-    for layer in sorted({data["layer"] for _, data in graph.nodes(data=True)}):
-        row = sorted((node for node, data in graph.nodes(data=True) if data["layer"] == layer), key=str)
-        # rows are shifted a little against each other, so that long connections do not run through the marks between
-        places |= {node: ((index + 1) / (len(row) + 1) + 0.03 * (-1) ** layer * (len(row) > 1), layer) for index, node in enumerate(row)}
+    places = node_places(graph)
     figure = go.Figure()
     largest = max((abs(data["weight"]) for *_, data in graph.edges(data=True)), default=1.0)
     for source, target, data in sorted(graph.edges(data=True), key=lambda edge: abs(edge[2]["weight"])):
@@ -246,3 +242,13 @@ def output_map(layouts: Mapping[str, np.ndarray], is_positive: np.ndarray, *, ti
         figure.update_yaxes(showticklabels=False, ticks="", title="t-SNE 2" if column == 1 else None, row=1, col=column)
     figure.update_layout(template=template(), title=title, width=1120, height=400, margin_t=90)
     return figure
+
+
+def node_places(graph: nx.DiGraph) -> dict[Any, tuple[float, float]]:
+    """Where every node of a circuit stands: across from 0 to 1, and upwards its layer."""
+    places: dict[Any, tuple[float, float]] = {}
+    for layer in sorted({data["layer"] for _, data in graph.nodes(data=True)}):
+        row = sorted((node for node, data in graph.nodes(data=True) if data["layer"] == layer), key=str)
+        # rows are shifted a little against each other, so that long connections do not run through the marks between
+        places |= {node: ((index + 1) / (len(row) + 1) + 0.03 * (-1) ** layer * (len(row) > 1), layer) for index, node in enumerate(row)}
+    return places

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from workbench.errors import InputError, fail
+from workbench.figures.circuit_diagrams import node_places
 from workbench.figures.darkmatter_view import _short
 from workbench.figures.panels import Panel, picture
 from workbench.figures.theme import FAINT, INK, OKABE_ITO, SEQUENTIAL, SMALLEST_FONT
@@ -110,11 +111,7 @@ def head_graph(graph: nx.DiGraph, *, chosen: tuple[int, int] | None = None, titl
         note = {"text": "none between the heads taken", "showarrow": False, "xref": "paper", "yref": "paper", "x": 0.5, "y": 0.5}
         return picture([Panel((0, 1, 0, 1), hidden, hidden)], title=title, annotations=[note], **_SIZE)
     layers = sorted({data["layer"] for _, data in graph.nodes(data=True)})
-    places: dict[Any, tuple[float, float]] = {}
-    for layer in layers:
-        row = sorted((node for node, data in graph.nodes(data=True) if data["layer"] == layer), key=str)
-        # rows are shifted a little against each other, so that long connections do not run through the marks between
-        places |= {node: ((index + 1) / (len(row) + 1) + 0.03 * (-1) ** layer * (len(row) > 1), layer) for index, node in enumerate(row)}
+    places = node_places(graph)
     heads = [layer for layer in layers if not ("output" in graph and layer == graph.nodes["output"]["layer"])]
     panel = Panel((0, 1, 0, 1), {"visible": False, "range": [-0.05, 1.1]},
                   {"title": {"text": "layer"}, "tickvals": heads, "showgrid": False, "zeroline": False,

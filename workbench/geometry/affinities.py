@@ -24,16 +24,10 @@ from jaxtyping import Float
 from workbench.errors import InputError, fail
 from workbench.geometry.cooccurrence import Cooccurrence
 from workbench.geometry.layout import _matrix
+from workbench.results import check_convention
 
 AFFINITIES = ("simple_matching", "jaccard", "dice", "overlap", "phi")
-CONVENTIONS = ("textbook", "authors")
 _ROWS = 512  # rows computed at once, so that temporaries stay a small part of the result
-
-
-def check_convention(convention: str) -> None:
-    """Raise InputError unless the convention is one of the two that exist."""
-    if convention not in CONVENTIONS:
-        fail(InputError, f"convention {convention!r}", "'textbook' or 'authors'", "name one of the two")
 
 
 def affinity(cooc: Cooccurrence, kind: str = "phi", *, convention: str = "textbook", dtype: Any = np.float64) -> Float[np.ndarray, "F F"]:

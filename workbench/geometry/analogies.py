@@ -23,7 +23,7 @@ from jaxtyping import Float
 
 from workbench.errors import InputError, fail
 from workbench.geometry.discriminant import discriminant_axes, labels_of, matrix, split_by_relation, varying
-from workbench.results import Result, provenance
+from workbench.results import Result, monte_carlo_p, provenance
 
 SPACES = ("before", "after", "whitened")
 VOCABULARIES = ("outputs", "all")
@@ -149,7 +149,7 @@ def analogy_accuracy(
             f"top{top}": hits.mean(axis=1),
             f"top{top}_ci": np.array([_wilson(int(row.sum()), len(row)) for row in hits]),
             f"null_top{top}": null_hits,
-            f"p_top{top}": ((null_hits >= hits.mean(axis=1)[:, None]).sum(axis=1) + 1) / (n_null + 1),
+            f"p_top{top}": monte_carlo_p(null_hits, hits.mean(axis=1)[:, None], axis=1),
             f"no_vector_top{top}": (nothing <= top).mean(axis=1),
             f"relation_top{top}": np.stack([hits[:, rows].mean(axis=1) for rows in of_relation], axis=1),
             f"relation_no_vector_top{top}": np.stack([(nothing <= top)[:, rows].mean(axis=1) for rows in of_relation], axis=1),

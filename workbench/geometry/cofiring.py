@@ -19,7 +19,7 @@ import scipy.sparse as sp
 
 from workbench.errors import InputError, fail
 from workbench.geometry.layout import nearest_neighbours
-from workbench.results import Result, provenance
+from workbench.results import Result, monte_carlo_p, provenance
 
 _DENSE_PAIRS = 1 << 27  # 512 MB of float32
 
@@ -117,7 +117,7 @@ def neighbour_cofiring(W_dec: Any, firing: Any, *, min_firings: int = 10, n_null
         phi=observed,
         mean_phi=float(observed.mean()),
         null=null,
-        p_value=float(((null >= observed.mean()).sum() + 1) / (n_null + 1)),
+        p_value=float(monte_carlo_p(null, observed.mean())),
         n_tokens=n,
         provenance=provenance({"W_dec": directions, "firing": codes}, {"min_firings": min_firings, "n_null": n_null}, seed=seed),
     )

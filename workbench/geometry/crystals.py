@@ -28,7 +28,7 @@ from workbench.geometry.analogies import AnalogyAccuracy, analogy_accuracy
 from workbench.geometry.difference_axes import LengthAxis, Parallelism, difference_plane, length_axis, parallelism
 from workbench.geometry.discriminant import discriminant_axes, labels_of, matrix, split_by_relation, varying
 from workbench.geometry.parallelograms import Parallelograms, find_parallelograms, relation_parallelograms
-from workbench.results import Result, provenance
+from workbench.results import Result, check_convention, monte_carlo_p, provenance
 
 __all__ = [
     "AnalogyAccuracy",
@@ -47,7 +47,6 @@ __all__ = [
     "relation_parallelograms",
     "silhouette_curve",
 ]
-CONVENTIONS = ("textbook", "authors")
 
 
 def difference_vectors(h_in: Float[Any, "n d"], h_out: Float[Any, "n d"], *, normalize: bool = False) -> Float64[np.ndarray, "n d"]:
@@ -225,8 +224,9 @@ def _curve(differences, relation, n_components, holdout, n_null, seed, shrinkage
     X = matrix(differences, "differences")
     y = labels_of(relation, len(X))
     varying(X, "differences")
-    if convention not in CONVENTIONS or n_null < 1:
-        fail(InputError, f"convention={convention!r}, n_null={n_null}", f"one of {CONVENTIONS} and n_null >= 1", "keep the defaults")
+    check_convention(convention)
+    if n_null < 1:
+        fail(InputError, f"n_null={n_null}", "at least 1", "keep the default")
     most = min(y.max(), X.shape[1])  # labels count from 0
     asked = np.arange(min(2, most), most + 1) if n_components is None else np.asarray(n_components)
     if asked.dtype.kind not in "iu" or asked.min() < 1 or asked.max() >= len(X):
@@ -261,7 +261,7 @@ def _curve(differences, relation, n_components, holdout, n_null, seed, shrinkage
         held_out=held_out,
         in_sample=in_sample,
         null=null,
-        p_value=((null >= held_out).sum(axis=0) + 1) / (n_null + 1),
+        p_value=monte_carlo_p(null, held_out),
         before=_silhouette(X, y),
         provenance=provenance(
             {"differences": X, "relation": y},

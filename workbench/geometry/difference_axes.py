@@ -19,7 +19,7 @@ from jaxtyping import Float, Float64
 
 from workbench.errors import InputError, fail
 from workbench.geometry.discriminant import informative, labels_of, matrix, varying
-from workbench.results import Result, provenance
+from workbench.results import Result, monte_carlo_p, provenance
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -81,7 +81,7 @@ def parallelism(differences: Float[Any, "n d"], relation: Sequence[Any], *, n_nu
         within_mean=within_mean,
         across=float((total - own.sum()) / (len(y) * (len(y) - 1.0) - pairs.sum())),
         null=null,
-        p_value=float(((null >= within_mean).sum() + 1) / (n_null + 1)),
+        p_value=float(monte_carlo_p(null, within_mean)),
         provenance=provenance({"differences": X, "relation": y}, {"n_null": n_null}, seed=seed),
     )
 
@@ -183,7 +183,7 @@ def length_axis(differences: Float[Any, "n d"], change: Float[Any, " n"], *, n_n
         r_squared=r**2,
         slope_of_means=float(np.polyfit(changes, mean, 1)[0]),
         null=null,
-        p_value=float(((null >= r).sum() + 1) / (n_null + 1)),
+        p_value=float(monte_carlo_p(null, r)),
         changes=changes,
         mean=mean,
         std=np.sqrt(np.maximum(np.bincount(group, component**2) / count - mean**2, 0)),

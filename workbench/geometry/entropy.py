@@ -30,9 +30,8 @@ from jaxtyping import Float
 from scipy.special import digamma, gammaln
 
 from workbench.errors import InputError, fail
-from workbench.geometry.affinities import check_convention
 from workbench.geometry.layout import _matrix, nearest_neighbours
-from workbench.results import Result, provenance
+from workbench.results import Result, check_convention, provenance
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)

@@ -22,7 +22,7 @@ from jaxtyping import Float
 from workbench.errors import InputError, fail
 from workbench.geometry.entropy import ClusteringEntropy, clustering_entropy
 from workbench.geometry.layout import _matrix
-from workbench.results import Result, provenance
+from workbench.results import Result, monte_carlo_p, provenance
 
 __all__ = ["ClusteringEntropy", "PowerLaw", "clustering_entropy", "eigenvalue_slope", "principal_components"]
 
@@ -129,8 +129,8 @@ def eigenvalue_slope(points: Any, *, ranks: tuple[int, int] = (10, 150), n_null:
         alpha_null=alphas,
         log_volume_null=volumes,
         null_eigenvalues=null.mean(axis=0),
-        alpha_p_value=float(((alphas >= alpha).sum() + 1) / (n_null + 1)),
-        log_volume_p_value=float(((volumes <= volume).sum() + 1) / (n_null + 1)),
+        alpha_p_value=float(monte_carlo_p(alphas, alpha)),
+        log_volume_p_value=float(monte_carlo_p(-volumes, -volume)),
         ranks=(first, last),
         n_points=n,
         provenance=provenance({"points": points}, {"ranks": [first, last], "n_null": n_null}, seed=seed),

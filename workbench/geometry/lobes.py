@@ -24,12 +24,12 @@ from jaxtyping import Float, Int
 
 from workbench.activations.threads import few_threads
 from workbench.errors import InputError, fail
-from workbench.geometry.affinities import AFFINITIES, affinity, angular_affinity, check_convention
+from workbench.geometry.affinities import AFFINITIES, affinity, angular_affinity
 from workbench.geometry.agreement import against_null, ami_with_null
 from workbench.geometry.cooccurrence import Cooccurrence, cooccurrence
 from workbench.geometry.layout import _matrix
 from workbench.geometry.spectral import find_lobes, spectral_lobes
-from workbench.results import Result, as_numpy, provenance
+from workbench.results import Result, as_numpy, check_convention, provenance
 
 __all__ = [
     "AFFINITIES", "Cooccurrence", "LobeModularity", "affinity", "angular_affinity", "cooccurrence", "find_lobes", "lobe_modularity",

@@ -27,7 +27,7 @@ from workbench.errors import InputError, fail
 from workbench.geometry.discriminant import labels_of, matrix
 from workbench.geometry.parallelogram_controls import null_cloud
 from workbench.geometry.parallelogram_search import Found, measure, search
-from workbench.results import Result, provenance
+from workbench.results import Result, monte_carlo_p, provenance
 
 _NULL_POINTS = 20_000  # 20 clouds of 1,000 points, where a single parallelogram can reach q = 0.05; 10 of them can with 2 clouds
 _FEWEST_CLOUDS, _MOST_CLOUDS = 2, 100
@@ -66,7 +66,7 @@ class Parallelograms(Result):
     @property
     def found_p_value(self) -> float:
         """p of there being this many or more, (b + 1) / (n + 1) over the null clouds; coarse where these are few."""
-        return float(((self.null_found >= self.n_found).sum() + 1) / (len(self.null_found) + 1))
+        return float(monte_carlo_p(self.null_found, self.n_found))
 
 
 def find_parallelograms(
@@ -238,7 +238,7 @@ def relation_parallelograms(
         mean_quality=observed,
         mean_across=float(quality[~same].mean()),
         null=null,
-        p_value=float(((null >= observed).sum() + 1) / (n_null + 1)),
+        p_value=float(monte_carlo_p(null, observed)),
         provenance=provenance({"h_in": first, "h_out": second, "relation": y}, {"n_null": n_null}, seed=seed),
     )
 

@@ -16,7 +16,7 @@ from jaxtyping import Float
 
 from workbench.errors import InputError, fail
 from workbench.matching.nulls import benjamini_hochberg
-from workbench.results import Result, as_numpy, provenance
+from workbench.results import Result, as_numpy, monte_carlo_p, provenance
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -71,7 +71,7 @@ def rank_agreement(values: Any, *, n_null: int = 999, seed: int = 0) -> RankAgre
         shuffled = rng.permuted(ranks, axis=0)  # each column in an order of its own
         null[draw] = shuffled.T @ shuffled
     rho = ranks.T @ ranks
-    p_value = ((np.abs(null) >= np.abs(rho) - 1e-12).sum(0) + 1) / (n_null + 1)  # rounding must not make a tie a win
+    p_value = monte_carlo_p(np.abs(null), np.abs(rho) - 1e-12)  # rounding must not make a tie a win
     upper = np.triu_indices(k, 1)
     q_value = np.ones((k, k))
     q_value[upper] = benjamini_hochberg(p_value[upper])

@@ -16,14 +16,6 @@ import numpy as np
 from workbench.activations.accumulators import as_matrix
 from workbench.errors import InputError, MismatchError, fail
 
-CONVENTIONS = ("textbook", "authors")
-
-
-def check_convention(convention: str) -> None:
-    """Raise InputError unless the convention is one of the two that exist."""
-    if convention not in CONVENTIONS:
-        fail(InputError, f"convention {convention!r}", "'textbook' or 'authors'", "name one of the two")
-
 
 def check_count(name: str, value: int, least: int = 1) -> int:
     """A whole number that is at least `least`, or InputError."""

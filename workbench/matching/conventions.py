@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from workbench.errors import InputError, fail
-from workbench.matching.checks import check_convention, check_count, pair_rows
+from workbench.matching.checks import check_count, pair_rows
 from workbench.matching.similarity import PairedCCA, centred
+from workbench.results import check_convention
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -23,10 +23,10 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from workbench.errors import InputError, MismatchError, fail
-from workbench.matching.checks import check_convention, check_count, check_threshold, same_width
+from workbench.matching.checks import check_count, check_threshold, same_width
 from workbench.matching.nulls import Null
 from workbench.matching.pairing import Pairing, Sides, criterion_of, mean_of, pair
-from workbench.results import Result, provenance
+from workbench.results import Result, check_convention, provenance
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -26,7 +26,8 @@ import numpy as np
 from jaxtyping import Float
 
 from workbench.errors import InputError, fail
-from workbench.matching.checks import check_convention, check_count, dictionary, pair_rows, same_width, unit_rows
+from workbench.matching.checks import check_count, dictionary, pair_rows, same_width, unit_rows
+from workbench.results import check_convention
 
 _LEAST_PAIRS = 3  # two centred rows are one line on each side: every correlation is 1 or -1
 _BLOCK_VALUES = 1 << 24  # cosines computed at a time

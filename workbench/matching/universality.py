@@ -21,12 +21,12 @@ from jaxtyping import Float, Int
 
 from workbench.activations.threads import small_problems
 from workbench.errors import InputError, fail
-from workbench.matching.checks import check_convention, check_count, dictionary, pair_rows, top_strings
+from workbench.matching.checks import check_count, dictionary, pair_rows, top_strings
 from workbench.matching.correlation import Correlation, correlate_latents
 from workbench.matching.filters import Pairs, best_pairs, concept_filter, one_partner_each
 from workbench.matching.nulls import Null
 from workbench.matching.similarity import PairedCCA, PairedCKA, PairedRSA, centred
-from workbench.results import Result, provenance
+from workbench.results import Result, check_convention, provenance
 
 if TYPE_CHECKING:
     import pandas as pd
