@@ -1,5 +1,6 @@
 """`import workbench` is instant, every public name resolves, and imports go in one direction."""
 
+import gc
 import json
 import os
 import shutil
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import workbench
-from workbench.lazy import NAMES, attach
+from workbench.lazy import NAMES, attach, without_collector
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -83,3 +84,15 @@ def test_the_contract_catches_a_planted_breach(tmp_path, module, line):
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120, env=environment)
     assert done.returncode != 0, done.stdout
     assert "planted" in done.stdout or "newlayer" in done.stdout
+
+
+def test_the_collector_rests_only_while_a_model_is_loaded():
+    gc.enable()
+    with without_collector():
+        assert not gc.isenabled()
+        with without_collector():
+            pass
+        assert not gc.isenabled()
+    with pytest.raises(ValueError, match="inside"), without_collector():
+        raise ValueError("inside")
+    assert gc.isenabled()

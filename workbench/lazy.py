@@ -2,15 +2,18 @@
 
 1. `NAMES` maps every public name to the module that defines it; a new public function is one new line here.
 2. `attach(package)` returns the module-level `__getattr__` and `__dir__` of PEP 562, which look names up in that map.
+3. `without_collector()` is for the functions behind which the large libraries are imported.
 
 Source: PEP 562 (module __getattr__ and __dir__).
 """
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import importlib
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 NAMES: dict[str, str] = {
@@ -160,3 +163,15 @@ def attach(package: str, names: Mapping[str, str] = NAMES) -> tuple[Callable[[st
         return getattr(importlib.import_module(names[name]), name)
 
     return getattr_, lambda: sorted({*names, *vars(sys.modules.get(package, object))})
+
+
+@contextlib.contextmanager
+def without_collector() -> Iterator[None]:
+    """Keep Python's cyclic garbage collector from running; importing torch and its kin makes millions of objects and no garbage."""
+    running = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if running:
+            gc.enable()

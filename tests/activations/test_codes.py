@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import warnings
 
@@ -191,6 +192,18 @@ def test_top_tokens_are_the_strongest_distinct_ones(seed, k, n_pieces):
         expected = [token for token in sorted(strongest, key=lambda token: -strongest[token]) if strongest[token] > 0][:k]
         assert found.tolist() == expected + [-1] * (k - len(expected))
         assert codes.top_tokens(k)[latent].tolist() == [f"<{token}>" for token in expected] + [""] * (k - len(expected))
+
+
+@settings(deadline=None, max_examples=30)
+@given(seed=st.integers(0, 10**6), k=st.integers(1, 6), n_pieces=st.integers(2, 8))
+def test_top_tokens_that_tie_do_not_depend_on_pieces(seed, k, n_pieces):
+    rng = np.random.default_rng(seed)
+    tokens = Tokens.from_ids(np.column_stack([np.zeros(8, int), rng.integers(1, 30, (8, 9))]), bos_id=0)
+    whole = sp.csr_matrix((rng.integers(0, 3, (80, 3)) * tokens.keep.reshape(-1, 1)).astype(np.float32))
+    pieces = [whole[a * 10 : b * 10] for a, b in itertools.pairwise(np.linspace(0, 8, n_pieces + 1).astype(int))]
+    keep = tokens.keep.ravel()
+    cut = FeatureCodes(pieces, tokens=tokens, keep=keep, n_latents=3)
+    np.testing.assert_array_equal(cut.top_token_ids(k), FeatureCodes([whole], tokens=tokens, keep=keep, n_latents=3).top_token_ids(k))
 
 
 def test_on_disk_and_in_memory_are_the_same(codes, store, sae, tmp_path):

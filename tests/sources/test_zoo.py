@@ -84,6 +84,16 @@ def test_catalogue_rows(tiny_zoo):
     assert (known["source"] == "saelens").sum() == sum(len(entry["saes"]) for entry in zoo.registry().values())
 
 
+def test_a_registry_read_before_is_the_registry(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORKBENCH_CACHE", str(tmp_path))
+    first = zoo.registry.__wrapped__()
+    (kept,) = (tmp_path / "registry").iterdir()
+    assert zoo.registry.__wrapped__() == first
+    kept.write_text('{"half": ')
+    assert zoo.registry.__wrapped__() == first
+    assert json.loads(kept.read_text()) == first
+
+
 def test_catalogue_agrees_with_saelens_own_converter():
     """Widths and hooks read from Gemma Scope's names are those that SAELens' converter gives."""
     from sae_lens.loading.pretrained_sae_loaders import get_gemma_2_config_from_hf

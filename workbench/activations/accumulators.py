@@ -195,8 +195,10 @@ class FiringCounts:
             fail(InputError, "codes hold NaN or infinity", "finite activations", "look at the SAE's weights and at its input")
         fires = np.abs(csr.data) > self.threshold
         columns, values = csr.indices[fires], csr.data[fires]
-        maxima = np.full(csr.shape[1], -np.inf)
-        np.maximum.at(maxima, columns, values)
+        csc = csr.tocsc()
+        stored, maxima = np.diff(csc.indptr) > 0, np.full(csr.shape[1], -np.inf)
+        if csc.nnz:
+            maxima[stored] = np.maximum.reduceat(np.where(np.abs(csc.data) > self.threshold, csc.data, -np.inf), csc.indptr[:-1][stored])
         self._add(csr.shape[0], np.bincount(columns, minlength=csr.shape[1]), np.bincount(columns, values, csr.shape[1]), maxima)
 
     def merge(self, other: Self) -> None:

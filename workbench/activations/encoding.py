@@ -22,13 +22,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import scipy.sparse as sp
 
-from workbench.activations.harvest import cache_folder
 from workbench.activations.positions import kept
 from workbench.activations.selection import encode_topk, topk_places
 from workbench.activations.shards import CodesWriter
 from workbench.activations.store import ActivationStore
 from workbench.errors import InputError, IntegrityError, NotFoundError, StorageError, WorkbenchWarning, fail
-from workbench.results import array_sha256, provenance
+from workbench.results import array_sha256, cache_folder, provenance
 
 if TYPE_CHECKING:
     import torch

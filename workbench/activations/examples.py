@@ -2,8 +2,9 @@
 
 1. `top_examples`: the largest activations of one latent, the strongest of each context first (repetition within a context teaches
    little), then, if contexts run out and repetition is allowed, the others.
-2. `top_token_ids`: one pass over the codes. Of every piece only activations above a latent's k-th best so far can matter; these are
-   reduced to the maximum of each (latent, token) pair and merged with the best so far.
+2. `top_token_ids`: one pass over the codes. Of every piece only activations as large as a latent's k-th best so far can matter; these
+   are reduced to the maximum of each (latent, token) pair and merged with the best so far. Of tokens that tie, those of smaller id come
+   first, however the codes are cut into pieces.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from workbench.errors import InputError, fail
 
 _COLUMNS = ["context", "position", "activation", "token", "before", "after", "source", "document", "start", "token_ids", "tokens",
             "activations"]
+_SORTED_TOKENS = 8_192  # rows sorted at a time: few enough that the first cost little, and what the rest may add is known
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -107,10 +109,10 @@ def top_token_ids(codes: FeatureCodes, k: int = 5) -> np.ndarray:
     if k < 1:
         fail(InputError, f"k={k}", "k >= 1", "ask for at least one token")
     ids, best, chosen, first = codes.tokens.ids.ravel(), np.zeros((codes.n_latents, k)), np.full((codes.n_latents, k), -1, np.int32), 0
-    for piece in codes.pieces():
+    for piece in (rows[row : row + _SORTED_TOKENS] for rows in codes.pieces() for row in range(0, rows.shape[0], _SORTED_TOKENS)):
         token = np.repeat(ids[first : first + piece.shape[0]], np.diff(piece.indptr))
         first += piece.shape[0]
-        matters = piece.data > best[piece.indices, -1]
+        matters = (piece.data > 0) & (piece.data >= best[piece.indices, -1])  # after the first few pieces, little does
         known = chosen >= 0
         latents = np.concatenate([piece.indices[matters], np.nonzero(known)[0]])
         tokens = np.concatenate([token[matters], chosen[known]])

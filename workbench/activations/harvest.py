@@ -33,16 +33,11 @@ from workbench.activations.capture import (
 from workbench.activations.positions import attended
 from workbench.activations.store import FORMAT, MANIFEST, ActivationStore, read_manifest, shard_name
 from workbench.errors import InputError, IntegrityError, MismatchError, NotFoundError, StorageError, fail
-from workbench.results import file_sha256, provenance, write_atomically
+from workbench.results import cache_folder, file_sha256, provenance, write_atomically
 from workbench.sources.tokens import Tokens
 
 _SHARD_BYTES = 64 << 20
 _LAYOUT = ("model", "tokens_sha256", "hooks", "dtype", "batch_size", "contexts_per_shard")
-
-
-def cache_folder() -> Path:
-    """Where harvests without a folder of their own go: `WORKBENCH_CACHE`, else `~/.cache/sae-workbench`."""
-    return Path(os.environ.get("WORKBENCH_CACHE") or "~/.cache/sae-workbench").expanduser()
 
 
 def harvest(model: Any, tokens: Tokens, hooks: str | Sequence[str], *, store: str | os.PathLike | None = None, batch_size: int = 32,

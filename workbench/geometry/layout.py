@@ -20,9 +20,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Int64
 
-from workbench.activations.harvest import cache_folder
 from workbench.errors import InputError, WorkbenchError, WorkbenchWarning, fail
-from workbench.results import array_sha256, as_numpy, write_atomically
+from workbench.results import array_sha256, as_numpy, cache_folder, write_atomically
 
 METRICS = ("cosine", "euclidean")
 _LAYOUT_VERSION = 1  # raised when this module would lay the same points out differently, so that older cache files are not used

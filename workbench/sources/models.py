@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.errors import InputError, IntegrityError, NotFoundError, OfflineError, fail
+from workbench.lazy import without_collector
 from workbench.results import file_sha256
 from workbench.sources import hub, zoo
 from workbench.sources.files import close_matches, did_you_mean, read_json, verify_weights
@@ -36,6 +37,7 @@ _UNWANTED = ("*/*.safetensors", "consolidated*", "onnx/*", "openvino/*", "origin
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
+@without_collector()
 def load_model(name: str, *, device: str = "auto", dtype: str = "float32", revision: str | None = None,
                processing: Mapping[str, bool] | None = None, sae: SAE | None = None) -> TransformerBridge:
     """Load a model with raw weights, hooks named as in TransformerLens.

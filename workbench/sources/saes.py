@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.errors import InputError, IntegrityError, NotFoundError, WorkbenchWarning, fail
+from workbench.lazy import without_collector
 from workbench.sources import hub, zoo
 from workbench.sources.files import close_matches, did_you_mean
 from workbench.sources.models import _no_revision, resolve_device, resolve_dtype
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 _FILES = ("cfg.json", "config.json", "*.safetensors", "params.npz", "ae.pt", "README.md")
 
 
+@without_collector()
 def load_sae(source: str, sae_id: str | None = None, *, device: str = "auto", dtype: str = "float32", revision: str | None = None) -> SAE:
     """Load an SAE.
 

@@ -10,6 +10,7 @@ Source: `sae_lens/pretrained_saes.yaml`; the naming of its releases is that of `
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
 import json
@@ -20,8 +21,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workbench.errors import IntegrityError, NotFoundError, fail
-from workbench.results import file_sha256, write_atomically
+from workbench.errors import IntegrityError, NotFoundError, StorageError, fail
+from workbench.results import cache_folder, file_sha256, write_atomically
 from workbench.sources.files import CARD, card_numbers, did_you_mean, read_card, read_json, write_card
 
 if TYPE_CHECKING:
@@ -161,14 +162,20 @@ def catalog() -> pd.DataFrame:
 @functools.cache
 def registry() -> dict[str, dict[str, Any]]:
     """SAELens' registry as its package holds it: release to {model, repo_id, saes, ...}, read without importing SAELens (and so torch)."""
-    import yaml
-
     spec = importlib.util.find_spec("sae_lens")
     if spec is None or not spec.submodule_search_locations:
         return {}
     path = Path(next(iter(spec.submodule_search_locations))) / "pretrained_saes.yaml"
+    parsed = cache_folder() / "registry" / f"{file_sha256(path)}.json"  # parsing it takes a second or two
+    with contextlib.suppress(OSError, ValueError):
+        return json.loads(parsed.read_text(encoding="utf-8"))
+    import yaml
+
     with open(path, encoding="utf-8") as handle:
-        return yaml.load(handle, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        releases = yaml.load(handle, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    with contextlib.suppress(StorageError):
+        write_atomically(parsed, json.dumps(releases).encode())
+    return releases
 
 
 def _embedded_row(name: str) -> dict[str, Any]:
