@@ -2,8 +2,8 @@
 
 Run by hand: `python -m pytest tests/benchmarks/test_activations.py -s`, or `python tests/benchmarks/test_activations.py`.
 The model is the embedded `pylm-4l`, or the folder in `WORKBENCH_BENCHMARK_MODEL`, or, where neither is there, a random Llama of the
-same size. Both sides of a ratio alternate in one process, and each counts with its fastest repetition, so that other work on the
-machine cancels.
+same size. Both sides of a ratio alternate in one process, and the ratio is the median of those of the pairs: the speed of these
+machines changes within a minute, and what is measured one right after the other has it in common.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def random_sae(width: int = 4096, k: int = 32, d: int = 256):
 
 
 def alternate(ours, bare, repeats: int) -> dict[str, float]:
-    """Fastest wall time of each, taken in turns, and their ratio; the same of processor time, which a busy machine disturbs less."""
+    """Median wall time of each, taken in turns, and median ratio of a pair; the ratio of processor time too."""
     wall, cpu = {"ours": [], "bare": []}, {"ours": [], "bare": []}
     bare(), ours()
     for _ in range(repeats):
@@ -82,17 +82,19 @@ def alternate(ours, bare, repeats: int) -> dict[str, float]:
             function()
             wall[name].append(time.perf_counter() - start)
             cpu[name].append(time.process_time() - cpu_start)
-    return {"ours": min(wall["ours"]), "bare": min(wall["bare"]), "ratio": min(wall["ours"]) / min(wall["bare"]),
-            "cpu_ratio": min(cpu["ours"]) / min(cpu["bare"])}
+    ratios = np.divide(wall["ours"], wall["bare"])
+    return {"ours": float(np.median(wall["ours"])), "bare": float(np.median(wall["bare"])), "ratio": float(np.median(ratios)),
+            "lowest": float(ratios.min()), "highest": float(ratios.max()),
+            "cpu_ratio": float(np.median(np.divide(cpu["ours"], cpu["bare"])))}
 
 
 def report(what: str, result: dict[str, float], against: str, size: str) -> dict[str, float]:
     print(f"{what} {result['ours']:.2f} s / {against} {result['bare']:.2f} s = {result['ratio']:.2f} "
-          f"(processor time {result['cpu_ratio']:.2f}; {size})", flush=True)
+          f"({result['lowest']:.2f} to {result['highest']:.2f}; processor time {result['cpu_ratio']:.2f}; {size})", flush=True)
     return result
 
 
-def measure_harvest(n_tokens: int = 65_536, batch_size: int = 32, repeats: int = 3) -> dict[str, float]:
+def measure_harvest(n_tokens: int = 131_072, batch_size: int = 32, repeats: int = 5) -> dict[str, float]:
     """Harvest over the bare Hugging Face forward (its default attention, no hooks) of the same batches through the same layers."""
     import torch
     from transformers import AutoModelForCausalLM
@@ -119,7 +121,7 @@ def measure_harvest(n_tokens: int = 65_536, batch_size: int = 32, repeats: int =
         return report("harvest", alternate(ours, bare, repeats), "bare Hugging Face forward", f"{n_tokens:,} tokens")
 
 
-def measure_encode(n_tokens: int = 65_536, width: int = 4096, repeats: int = 4) -> dict[str, float]:
+def measure_encode(n_tokens: int = 131_072, width: int = 4096, repeats: int = 7) -> dict[str, float]:
     """Encode (reading, encoding, sparse codes) over x @ W_enc of the same rows in the same batches."""
     import torch
 

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import scipy.sparse as sp
 
+from workbench.activations.heap import kept_heap
 from workbench.activations.positions import kept
 from workbench.activations.selection import encode_topk, topk_places
 from workbench.activations.shards import CodesWriter
@@ -92,15 +93,12 @@ def encode(store: ActivationStore, hook: str, sae: Any, *, batch_size: int | Non
         return _cached(record, type(sae), run)
     budget = _DENSE.get(torch.device(sae.device).type, _DENSE_ELSEWHERE)
     batch_size = batch_size or max(128, budget // n_latents)
-    # glibc returns large freed blocks to the system and pays page faults for each new one, until a block of nearly 32 MiB has been freed
-    # (mallopt(3), M_MMAP_THRESHOLD); the dense batches are such blocks.
-    torch.empty(31 << 20, dtype=torch.uint8)
     pieces: list[sp.csr_matrix] = []
     writer = None if path is None else CodesWriter(path, store.tokens, n_latents, hook, record)
     was_training = sae.training
     sae.eval()
     try:
-        with torch.inference_mode(), _encoder(sae, store.tokens.context) as run, tqdm(
+        with torch.inference_mode(), kept_heap(), _encoder(sae, store.tokens.context) as run, tqdm(
             total=store.n_tokens, unit="tok", unit_scale=True, desc="encode", disable=not progress, leave=False
         ) as bar:
             for (first, last), x in zip(store.rows(), store.shards(hook), strict=True):

@@ -30,6 +30,7 @@ from workbench.activations.capture import (
     model_name,
     model_sha256,
 )
+from workbench.activations.heap import kept_heap
 from workbench.activations.positions import attended
 from workbench.activations.store import FORMAT, MANIFEST, ActivationStore, read_manifest, shard_name
 from workbench.errors import InputError, IntegrityError, MismatchError, NotFoundError, StorageError, fail
@@ -89,7 +90,7 @@ def harvest(model: Any, tokens: Tokens, hooks: str | Sequence[str], *, store: st
     was_training = model.training
     model.eval()
     try:
-        with torch.inference_mode():
+        with torch.inference_mode(), kept_heap():
             widths, fused = _probe(model, names, ids, seen, device)
             manifest = _plan(model, tokens, widths, batch_size, dtype, shard_tokens, fused)
             folder = Path(store) if store is not None else _cached(manifest)
