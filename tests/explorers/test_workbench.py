@@ -43,6 +43,19 @@ def test_lenses_that_cannot_be_are_left_out_with_the_reason(lenses, whole):
     assert "Left out: ioi: " in whole._panes["circuits"].value
 
 
+def test_gathering_shows_how_far_it_is(llama, sae, text, layout, tmp_path, monkeypatch, capfd):
+    monkeypatch.setenv("WORKBENCH_CACHE", str(tmp_path))
+    monkeypatch.setattr("workbench.geometry.layout.umap_layout", lambda points, **options: layout)
+    told = []
+    gather(llama, sae, tokens=text, lenses=("lobes", "errors"), n_lobes=2, on_step=told.append)
+    shown = capfd.readouterr().err
+    assert told == ["activations and codes", "map", "lobes", "errors"]
+    assert "3/4" in shown
+    assert ", errors]" in shown
+    gather(llama, sae, tokens=text, lenses=("lobes",), n_lobes=2, progress=False)
+    assert capfd.readouterr().err == ""
+
+
 def test_a_selection_anywhere_reaches_every_lens(whole, lenses):
     a, b = np.flatnonzero(lenses.codes.alive)[[1, 5]].tolist()
     whole.steering.set_alpha(2.0)

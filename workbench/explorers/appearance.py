@@ -26,6 +26,8 @@ STYLE = f"""<style>
 .wb-explorer {{color: var(--jp-ui-font-color1, inherit)}}
 .wb-explorer .wb-row {{flex-flow: row wrap; align-items: flex-start; gap: 4px 12px}}
 .wb-explorer .wb-pane {{flex: 1 1 300px; min-width: 260px; max-width: 100%; overflow: auto}}
+.wb-explorer .wb-pane.wb-wide {{flex-basis: 440px}}
+.wb-explorer .wb-pane > * {{min-width: 0; max-width: 100%}}
 .wb-explorer .wb-plot {{flex: 1 1 420px; min-width: 300px; max-width: 100%; overflow: hidden}}
 .wb-explorer .wb-plot > .js-plotly-plot {{width: 100%; min-width: 0}}
 .wb-explorer .infolayer text, .wb-explorer .cartesianlayer text:not(.heatmap-label *)

@@ -234,7 +234,7 @@ class DarkMatterExplorer(Redrawing):
         self._write("text", section(f"Text shaded by {measure}", shaded + table_html(where)))
         row = self._place[selected]
         table = frame([{"SAE": name, **{part: self._of(name, part)[row] for part in (NONLINEAR, ERROR, SHARE)},
-                               "more than this share of tokens": float((self._of(name, NONLINEAR) < self._of(name, NONLINEAR)[row]).mean()),
+                               "share of tokens below": float((self._of(name, NONLINEAR) < self._of(name, NONLINEAR)[row]).mean()),
                                "held out": not one.train[row]} for name, one in self._found.items()])  # fmt: skip
         self._write("saes", section(f"{visible(self._text(selected))!r} under every SAE", table_html(table)))
 

@@ -6,10 +6,11 @@ splits, an SAE of attention outputs) is left out, with the reason in words in `m
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -62,7 +63,7 @@ class Lenses:
 def gather(
     model: Any, saes: Any, *, others: Mapping[str, tuple] | None = None, tokens: Any = None, n_tokens: int = 100_000, n_lobes: int = 3,
     tasks: Sequence[str] = TASKS, n_prompts: int = 50, lenses: Sequence[str] = LENSES, seed: int = 0,
-    on_step: Callable[[str], Any] | None = None,
+    on_step: Callable[[str], Any] | None = None, progress: bool = True,
 ) -> Lenses:  # fmt: skip
     """Look at the first of some SAEs through every lens.
 
@@ -83,6 +84,8 @@ def gather(
     seed : int
     on_step : callable, optional
         Called with what comes next.
+    progress : bool
+        Show a bar with what is being looked at. Interrupting the kernel stops it; a harvest goes on from where it was.
 
     Raises
     ------
@@ -99,40 +102,61 @@ def gather(
     if unknown := set(lenses) - set(LENSES):
         fail(InputError, f"lenses {sorted(unknown)}", f"some of {LENSES}", "check the spelling")
     name, sae = next(iter(named.items()))
-    tell = on_step or (lambda what: None)
     hook, metadata = sae.cfg.metadata.hook_name, sae.cfg.metadata
-    if tokens is None:
-        tell("text")
-        context = min(metadata.context_size or _CONTEXT, model.cfg.n_ctx)
-        tokens = corpus("python-source", tokenizer=model.tokenizer, n_tokens=n_tokens, context=context, seed=seed)
-    tell("activations and codes")
-    layers = _layers(model, hook) if "layers" in lenses else {}
-    store = harvest(model, tokens, list(dict.fromkeys([hook, *layers.values()])), progress=False)
-    codes = encode(store, hook, sae, progress=False)
-    tell("map")
-    found: dict[str, Any] = {"layout": umap_layout(sae.W_dec, n_neighbors=min(15, codes.n_latents - 1), seed=seed)}
+    asked = [name for lens in LENSES if lens in lenses for name in (tasks if lens == "effects" else [lens])]
+    found: dict[str, Any] = {}
     missing: dict[str, str] = {}
-
-    def look(lens: str, call: Callable[[], Any], target: dict[str, Any] | None = None) -> None:
-        if lens in lenses or target is not None:
-            tell(lens)
-            try:
-                (found if target is None else target)[lens] = call()
-            except WorkbenchError as error:
-                missing[lens] = str(error)
-
-    with warnings.catch_warnings():
+    effects: dict[str, Any] = {}
+    with _steps(len(asked) + 2 + (tokens is None), on_step, progress) as tell, warnings.catch_warnings():
         warnings.simplefilter("ignore", WorkbenchWarning)  # a small sample, an SAE on another layer: the panels say so
+
+        def look(lens: str, call: Callable[[], Any], target: dict[str, Any] | None = None) -> None:
+            if lens in lenses or target is not None:
+                tell(lens)
+                try:
+                    (found if target is None else target)[lens] = call()
+                except WorkbenchError as error:
+                    missing[lens] = str(error)
+
+        if tokens is None:
+            tell("text")
+            context = min(metadata.context_size or _CONTEXT, model.cfg.n_ctx)
+            tokens = corpus("python-source", tokenizer=model.tokenizer, n_tokens=n_tokens, context=context, seed=seed)
+        tell("activations and codes")
+        layers = _layers(model, hook) if "layers" in lenses else {}
+        store = harvest(model, tokens, list(dict.fromkeys([hook, *layers.values()])), progress=progress)
+        codes = encode(store, hook, sae, progress=progress)
+        tell("map")
+        found["layout"] = umap_layout(sae.W_dec, n_neighbors=min(15, codes.n_latents - 1), seed=seed)
         look("layers", lambda: _profile(store, layers, hook, sae, codes))
         look("lobes", lambda: _lobes(codes, n_lobes, seed))
         look("parallelograms", lambda: _parallelograms(sae, seed))
         look("twins", lambda: _twins(sae, codes, named, others or {}, seed))
         if {"shares", "errors"} & set(lenses):
             found |= _error(store, hook, sae, codes, look, seed)
-        effects: dict[str, Any] = {}
         for task in tasks if "effects" in lenses else ():
             look(task, lambda task=task: _effects(model, sae, task, n_prompts, seed), effects)
     return Lenses(name=name, model=model, sae=sae, codes=codes, effects=effects, missing=missing, **found)
+
+
+@contextlib.contextmanager
+def _steps(total: int, on_step: Callable[[str], Any] | None, progress: bool) -> Iterator[Callable[[str], None]]:
+    """A bar, and what tells it (and `on_step`) what comes next."""
+    from tqdm.auto import tqdm
+
+    with tqdm(total=total, desc="lenses", unit="step", disable=not progress, leave=False) as bar:
+        begun = 0
+
+        def tell(what: str) -> None:
+            nonlocal begun
+            bar.update(begun - bar.n)
+            bar.set_postfix_str(what)
+            begun += 1
+            if on_step is not None:
+                on_step(what)
+
+        yield tell
+        bar.update(begun - bar.n)
 
 
 def named_saes(saes: Any) -> dict[str, Any]:

@@ -72,7 +72,9 @@ class Workbench(Explorer):
         self.steering = SteeringPanel(model, lenses.sae, codes=lenses.codes, latent=self.latents.latent)
         panes = {name: self._pane(name) for name in ("geometry", *_TABLES)}
         bars = [self._plot("attribution", attribution_bars(**self._bars(self.latents.latent)), height=340)] if lenses.effects else []
-        self._rows([self.latents.widget], [panes["geometry"], panes["twins"]], [panes["error"], panes["circuits"], *bars],
+        for name in _TABLES:
+            panes[name].add_class("wb-wide")
+        self._rows([self.latents.widget], [panes["geometry"], panes["twins"]], [panes["error"], panes["circuits"]], bars,
                    [self.steering.widget])  # fmt: skip
         self.latents.on_select(self._follow)
         self.steering.on_select(lambda latent: self.select(latent) if latent != self.latent else None)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _SIZE = {"width": 560, "height": 430, "margin": {"l": 70, "r": 20, "t": 60, "b": 120}}
 _STRENGTHS = 4  # widths of lines
-_BELOW = {"orientation": "h", "x": 0, "y": -0.22, "yanchor": "top"}
+_BELOW = {"orientation": "h", "x": 0, "y": -0.28, "yanchor": "top"}
 
 
 def head_grid(

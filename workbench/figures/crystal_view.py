@@ -78,8 +78,8 @@ def crystal_view(
         own, lit = relation == name, chosen in (None, name)
         colour = _DRAWN[index % len(_DRAWN)] if lit else FAINT
         symbol = SYMBOLS[(index + index // len(_DRAWN)) % len(SYMBOLS)]
-        size, opacity = np.where(held_out[own], 8, 5), np.where(held_out[own], 0.95, 0.35) * (1 if lit else 0.45)
-        for panel, points, sizes, depth in ((left, plane, 7, 0.8 if lit else 0.35), (right, pair, size, opacity)):
+        size, opacity = np.where(held_out[own], 8, 5), np.where(held_out[own], 0.95, 0.35) * (1 if lit else 0.7)
+        for panel, points, sizes, depth in ((left, plane, 7, 0.8 if lit else 0.6), (right, pair, size, opacity)):
             panel.draw({
                 "type": "scatter", "x": points[own, 0], "y": points[own, 1], "mode": "markers", "name": str(name),
                 "legendgroup": str(name), "showlegend": panel is right, "legendrank": 1000 + index,

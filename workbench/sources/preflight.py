@@ -85,8 +85,8 @@ class Preflight(Result):
                 f'<table style="font-size:13px"><tr><th></th><th>check</th><th>measured</th><th>expected</th></tr>{rows}</table></div>')
 
 
-def preflight(model: TransformerBridge, sae: SAE, tokens: Tokens, *, batch_size: int = 8, quality_tokens: int = 16_384,
-              ce_tokens: int = 4_096) -> Preflight:
+def preflight(model: TransformerBridge, sae: SAE, tokens: Tokens, *, batch_size: int = 8, quality_tokens: int = 8_192,
+              ce_tokens: int = 2_048) -> Preflight:
     """Measure whether an SAE belongs to a model and a text.
 
     Parameters
