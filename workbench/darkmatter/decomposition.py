@@ -25,7 +25,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
-from workbench.activations.heap import kept_heap
 from workbench.activations.streaming import map_reduce
 from workbench.darkmatter.bootstrap import interval
 from workbench.darkmatter.chunks import Chunks
@@ -169,8 +168,7 @@ def decompose_error(
     if (ridge is not None and not 0 <= ridge < np.inf) or n_boot < 1 or n_null < 1:
         fail(InputError, f"ridge={ridge}, n_boot={n_boot}, n_null={n_null}", "ridge >= 0 and at least 1 of each", "keep the defaults")
     authors = convention == "authors"
-    chunks = Chunks(x, x_hat, documents, fraction=train_fraction, seed=seed, by_token=authors, client=client)
-    with contextlib.closing(chunks), kept_heap():
+    with contextlib.closing(Chunks(x, x_hat, documents, fraction=train_fraction, seed=seed, by_token=authors, client=client)) as chunks:
         return _decompose(chunks, ridge, authors, seed, n_boot, n_null)
 
 
