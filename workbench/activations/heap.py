@@ -3,7 +3,8 @@
 1. glibc returns freed memory at the end of its heap, and freed blocks of some megabytes, at once; taking it again costs a page fault for
    every 4 KiB, which for the tensors of a forward pass is a fifth of its time.
 2. Within the block both limits are as high as glibc allows; what arrays need at most stays the same.
-3. Afterwards the limits are those that glibc's own adjustment ends at, and what is free goes back to the system.
+3. Afterwards the limits are those that glibc's own adjustment ends at, and what is free goes back to the system. Who has set
+   MALLOC_TRIM_THRESHOLD_ in the environment has asked for freed memory to be kept: then nothing goes back.
 
 Elsewhere than on glibc nothing is changed.
 
@@ -15,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -47,6 +49,6 @@ def kept_heap() -> Iterator[bool]:
         yield True
     finally:
         _depth -= 1
-        if not _depth:
+        if not _depth and "MALLOC_TRIM_THRESHOLD_" not in os.environ:
             library.mallopt(_TRIM, 2 * _LARGEST_MMAP)
             library.malloc_trim(0)
