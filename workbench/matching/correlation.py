@@ -28,7 +28,7 @@ from workbench.errors import InputError, MismatchError, fail
 from workbench.results import Result, array_sha256, as_numpy, provenance
 
 _CHUNK_ROWS = 16_384
-_DENSE_VALUES = 1 << 24  # float64 values of a dense chunk at a time: 128 MiB
+_DENSE_VALUES = 1 << 22  # float64 values of a dense block: 32 MiB
 # A multiply-add of scipy's sparse product takes about as long as this many of a float64 GEMM.
 _SPARSE_COST = 100
 
@@ -51,11 +51,8 @@ class PearsonSums:
             return
         if sp.issparse(a) and sp.issparse(b) and _sparse_is_faster(a, b):
             self._add(a.shape[0], _sparse_sums(a, b))
-            return
-        rows = max(1, _DENSE_VALUES // max(a.shape[1], b.shape[1]))
-        for start in range(0, a.shape[0], rows):
-            part = slice(start, start + rows)
-            self._add(min(rows, a.shape[0] - start), _dense_sums(_doubles(a[part]), _doubles(b[part])))
+        else:
+            self._add(a.shape[0], _dense_sums(a, b))
 
     def merge(self, other: Self) -> None:
         """Add what another has seen."""
@@ -109,18 +106,31 @@ def _sparse_is_faster(a: sp.csr_matrix, b: sp.csr_matrix) -> bool:
     return products * _SPARSE_COST < float(a.shape[0]) * a.shape[1] * b.shape[1]
 
 
-def _doubles(part: Any) -> np.ndarray:
-    return part.astype(np.float64).toarray() if sp.issparse(part) else np.array(part, dtype=np.float64)
+def _dense_sums(a: Any, b: Any) -> dict[str, np.ndarray]:
+    """Means, squared deviations, extremes and cross deviations; matrices of blocks are used again, since new memory costs time."""
+    sums, means, n = {}, [], a.shape[0]
+    size = max(1, _DENSE_VALUES // max(a.shape[1], b.shape[1]))
+    blocks = [slice(start, min(n, start + size)) for start in range(0, n, size)]
+    for side, codes in (("a", a), ("b", b)):
+        dense = (_dense(codes, part) for part in blocks)
+        parts = [(rows.sum(axis=0, dtype=np.float64), rows.min(axis=0), rows.max(axis=0)) for rows in dense]
+        totals, lows, highs = (np.stack(one) for one in zip(*parts, strict=True))
+        means.append(totals.sum(axis=0) / n)
+        sums |= {f"mean_{side}": means[-1], f"low_{side}": lows.min(axis=0).astype(np.float64),
+                 f"high_{side}": highs.max(axis=0).astype(np.float64), f"square_{side}": np.zeros(codes.shape[1])}  # fmt: skip
+    rooms = [np.empty((blocks[0].stop, codes.shape[1])) for codes in (a, b)]
+    cross, product = np.zeros((a.shape[1], b.shape[1])), np.empty((a.shape[1], b.shape[1]))
+    for part in blocks:
+        centred = [np.subtract(_dense(codes, part), mean, out=room[: part.stop - part.start])
+                   for codes, mean, room in zip((a, b), means, rooms, strict=True)]  # fmt: skip
+        for side, rows in zip("ab", centred, strict=True):
+            sums[f"square_{side}"] += np.einsum("nf,nf->f", rows, rows)
+        cross += np.matmul(centred[0].T, centred[1], out=product)
+    return sums | {"cross": cross}
 
 
-def _dense_sums(a: np.ndarray, b: np.ndarray) -> dict[str, np.ndarray]:
-    """Means, squared deviations, extremes and cross deviations; the inputs are centred in place."""
-    sums = {}
-    for side, rows in (("a", a), ("b", b)):
-        low, high = rows.min(axis=0), rows.max(axis=0)
-        rows -= (mean := rows.mean(axis=0))
-        sums |= {f"mean_{side}": mean, f"square_{side}": np.einsum("nf,nf->f", rows, rows), f"low_{side}": low, f"high_{side}": high}
-    return sums | {"cross": a.T @ b}
+def _dense(codes: Any, part: slice) -> np.ndarray:
+    return codes[part].toarray() if sp.issparse(codes) else codes[part]
 
 
 def _sparse_sums(a: sp.csr_matrix, b: sp.csr_matrix) -> dict[str, np.ndarray]:
