@@ -152,7 +152,7 @@ def dependence(table: pd.DataFrame, published: pd.DataFrame, *, title: str = "Wh
             figure.update_xaxes(type="log", dtick=1 if varied == "width" else None, **place)
             if varied == "k":
                 figure.update_xaxes(tickvals=[16, 32, 64, 128, 256], **place)
-        figure.update_xaxes(title=varied, tickangle=0, **place)
+        figure.update_xaxes(title=varied, tickangle=-30 if varied == "architecture" else 0, **place)
         figure.update_yaxes(tickformat=".0%", range=[-0.03, 1.05], title="share of latents" if place["col"] == 1 else None, **place)
     height = 150 + 330 * -(-len(panels) // columns)
     figure.update_layout(template=template(), title=title, width=1060, height=height, margin_t=130, legend=legend_above(height))
