@@ -23,12 +23,11 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from workbench.activations import heap
 from workbench.errors import InputError, NotFoundError, StorageError, fail
 from workbench.figures.gallery import write_gallery
 
 SCALES = ("default", "small")
-# Kernels keep the memory they free, up to a gigabyte: on some machines most of a forward pass's time goes into getting it again.
-_KEPT_HEAP = {"MALLOC_TRIM_THRESHOLD_": str(1 << 30), "MALLOC_MMAP_THRESHOLD_": str(32 << 20)}
 _FIGURES = {".png", ".html", ".csv"}
 
 
@@ -194,7 +193,7 @@ def _own_kernel() -> Iterator[None]:
 
     before = os.environ.get("JUPYTER_PATH")
     with tempfile.TemporaryDirectory(prefix="workbench-kernel-") as folder:
-        write_kernel_spec(Path(folder) / "kernels" / "python3", overrides={"env": _KEPT_HEAP})
+        write_kernel_spec(Path(folder) / "kernels" / "python3", overrides={"env": heap.ENVIRONMENT})
         os.environ["JUPYTER_PATH"] = os.pathsep.join(filter(None, [folder, before]))
         try:
             yield

@@ -20,24 +20,10 @@ def make_tokens(n_contexts: int = 11, context: int = 16, *, seed: int = 0, padde
 
 
 @pytest.fixture(scope="session")
-def llama(tiny_llama):
-    from transformer_lens.model_bridge import TransformerBridge
-
-    return TransformerBridge.boot_transformers(str(tiny_llama), device="cpu")
-
-
-@pytest.fixture(scope="session")
 def gpt2(tiny_gpt2):
     from transformer_lens.model_bridge import TransformerBridge
 
     return TransformerBridge.boot_transformers(str(tiny_gpt2), device="cpu")
-
-
-@pytest.fixture(scope="session")
-def sae(tiny_sae):
-    from sae_lens import SAE
-
-    return SAE.load_from_disk(str(tiny_sae), device="cpu")
 
 
 @pytest.fixture(scope="session", name="make_tokens")

@@ -8,7 +8,6 @@ import sys
 import pytest
 
 from workbench.activations import heap
-from workbench.reproduce import _KEPT_HEAP
 
 CODE = """
 import json, resource, numpy as np
@@ -49,7 +48,7 @@ def test_memory_is_kept_within_the_block_and_returned_after_it():
 
 @pytest.mark.skipif(heap._glibc() is None, reason="only glibc has these limits")
 def test_the_environment_may_ask_for_memory_to_be_kept():
-    assert measured(**_KEPT_HEAP)[-1] > 120
+    assert measured(**heap.ENVIRONMENT)[-1] > 120
 
 
 def test_nothing_is_changed_without_glibc(monkeypatch):

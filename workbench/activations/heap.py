@@ -22,6 +22,9 @@ from typing import Any
 
 _TRIM, _MMAP = -1, -3  # names of the two limits in malloc.h
 _LARGEST_MMAP = 32 << 20  # glibc takes no more
+_LARGEST_TRIM = 1 << 30
+# The same for a whole process, as environment variables that glibc reads when it starts.
+ENVIRONMENT = {"MALLOC_TRIM_THRESHOLD_": str(_LARGEST_TRIM), "MALLOC_MMAP_THRESHOLD_": str(_LARGEST_MMAP)}
 _depth = 0
 
 
@@ -43,7 +46,7 @@ def kept_heap() -> Iterator[bool]:
         yield False
         return
     library.mallopt(_MMAP, _LARGEST_MMAP)
-    library.mallopt(_TRIM, 1 << 30)
+    library.mallopt(_TRIM, _LARGEST_TRIM)
     _depth += 1
     try:
         yield True
