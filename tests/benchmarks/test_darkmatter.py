@@ -23,19 +23,24 @@ CHUNK = 20_000
 GATES = {"ratio": 1.5, "growth_mib": 64.0, "speedup": 20.0, "difference": 1e-10}
 
 
-class Chunk:
-    """x and x_hat of one chunk, made when it is called; what making all of them cost, in CPU seconds, is counted."""
+def clocks() -> np.ndarray:
+    """Wall and CPU seconds of this process."""
+    return np.array([time.perf_counter(), time.process_time()])
 
-    making = 0.0
+
+class Chunk:
+    """x and x_hat of one chunk, made when it is called; what making all of them cost, in wall and CPU seconds, is counted."""
+
+    making = np.zeros(2)
 
     def __init__(self, index: int, bank: np.ndarray, mixing: np.ndarray) -> None:
         self.index, self.bank, self.mixing = index, bank, mixing
 
     def __call__(self) -> tuple[np.ndarray, np.ndarray]:
-        start = time.thread_time()
+        start = clocks()
         x = np.roll(self.bank, 17 * self.index, axis=1) * np.float32(1 + 0.01 * (self.index % 7))
         made = x, x - self.mixing
-        Chunk.making += time.thread_time() - start
+        Chunk.making += clocks() - start
         return made
 
 
@@ -43,18 +48,18 @@ def peak_mib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
-def products(seconds_of: int = 3) -> float:
-    """CPU seconds of the float64 products that all tokens need: xᵀx, xᵀe and x W, timed on blocks of 8,192 rows."""
+def products(times: int = 3) -> np.ndarray:
+    """Wall and CPU seconds of the float64 products that all tokens need: xᵀx, xᵀe and x W, timed on blocks of 8,192 rows."""
     rng = np.random.default_rng(0)
     x, e, W = (rng.standard_normal((n, D)) for n in (8_192, 8_192, D))
-    times = []
-    for _ in range(seconds_of):
-        start = time.process_time()
+    taken = []
+    for _ in range(times):
+        start = clocks()
         x.T @ x
         x.T @ e
         x @ W
-        times.append(time.process_time() - start)
-    return min(times) * TOKENS / len(x)
+        taken.append(clocks() - start)
+    return np.min(taken, axis=0) / len(x)
 
 
 def measure(tokens: int) -> dict[str, float]:
@@ -65,12 +70,13 @@ def measure(tokens: int) -> dict[str, float]:
     mixing = 0.3 * np.roll(bank, 1, axis=1) + 0.2 * rng.standard_normal(bank.shape, dtype=np.float32)
     chunks = [Chunk(index, bank, mixing) for index in range(tokens // CHUNK)]
     needed = products()
-    start, wall = time.process_time(), time.perf_counter()
+    start, Chunk.making = clocks(), np.zeros(2)
     found = decompose_error(chunks)
-    seconds, wall = time.process_time() - start - Chunk.making, time.perf_counter() - wall
+    seconds = clocks() - start - Chunk.making
     assert found.n_tokens == tokens
-    needed = min(needed, products()) * tokens / TOKENS
-    return {"seconds": seconds, "product_seconds": needed, "ratio": seconds / needed, "wall": wall, "peak_mib": peak_mib()}
+    needed = tokens * np.minimum(needed, products())
+    wall, cpu = seconds / needed
+    return {"wall": seconds[0], "product_wall": needed[0], "wall_ratio": wall, "cpu_ratio": cpu, "peak_mib": peak_mib()}
 
 
 class LabelledChunk:
@@ -147,7 +153,7 @@ def in_a_process(*arguments: str) -> dict[str, float]:
 @pytest.mark.timeout(1800)
 def test_decomposition_costs_little_more_than_its_products_and_memory_does_not_grow():
     few, many = (in_a_process("decompose", str(tokens)) for tokens in (max(2 * CHUNK, TOKENS // 2), TOKENS))
-    assert many["ratio"] <= GATES["ratio"]
+    assert many["cpu_ratio"] <= GATES["ratio"]
     per_token = 8 * 20 * (TOKENS - TOKENS // 2) / 2**20  # numbers a token that the result and its bootstrap hold: 160 bytes
     assert many["peak_mib"] - few["peak_mib"] <= GATES["growth_mib"] + per_token
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from workbench.darkmatter.bootstrap import bootstrap, interval, sums_by_document
 from workbench.darkmatter.moments import PairMoments
-from workbench.darkmatter.ridge import PENALTIES, RidgePath, choose_penalty, r_squared
+from workbench.darkmatter.ridge import PENALTIES, RidgePath, choose_penalties, r_squared
 from workbench.darkmatter.splits import TEST, Split, document_keys, mix, signs, uniform
 
 RNG = np.random.default_rng(0)
@@ -52,27 +52,28 @@ def test_residual_sums_are_those_of_the_rows(intercept, penalty):
     np.testing.assert_allclose(fit.coefficients, expected, atol=1e-10)
 
 
-@pytest.mark.parametrize("intercept", [True, False])
-def test_the_chosen_penalty_predicts_the_other_fold_best(intercept):
-    x, w = RNG.standard_normal((120, 30)) + 0.5, 0.2 * RNG.standard_normal((30, 2))
-    folds = [(x[:60], x[:60] @ w + RNG.standard_normal((60, 2))), (x[60:], x[60:] @ w + RNG.standard_normal((60, 2)))]
-    chosen = choose_penalty(*(moments_of(*fold) for fold in folds), intercept=intercept)
+def test_the_chosen_penalties_predict_the_other_fold_best():
+    x, w = RNG.standard_normal((120, 30)) + 0.5, np.hstack([0.2 * RNG.standard_normal((30, 2)), np.zeros((30, 1))])
+    folds = [(x[:60], x[:60] @ w + RNG.standard_normal((60, 3))), (x[60:], x[60:] @ w + RNG.standard_normal((60, 3)))]
+    columns = [slice(0, 2), slice(2, 3), slice(0, 3)]
+    chosen = choose_penalties(*(moments_of(*fold) for fold in folds), columns)
 
-    def missed(penalty):
+    def missed(penalty, of):
         total = 0
         for (a, b), (c, e) in (folds, folds[::-1]):
-            fit = RidgePath(moments_of(a, b), intercept=intercept).fit(penalty)
-            total += ((e - c @ fit.coefficients - fit.intercept) ** 2).sum()
+            fit = RidgePath(moments_of(a, b)).fit(penalty)
+            total += (((e - c @ fit.coefficients - fit.intercept) ** 2)[:, of]).sum()
         return total
 
-    assert chosen == min(PENALTIES, key=missed) > 0
+    assert chosen == [min(PENALTIES, key=lambda penalty, of=of: missed(penalty, of)) for of in columns]
+    assert 0 < chosen[0] < chosen[1]
 
 
 def test_no_penalty_where_the_map_is_exact_and_a_tiny_one_without_folds():
     x = RNG.standard_normal((100, 4))
     y = x @ RNG.standard_normal((4, 4)) + 3
-    assert choose_penalty(moments_of(x[:50], y[:50]), moments_of(x[50:], y[50:])) <= 1e-8
-    assert choose_penalty(moments_of(x, y), PairMoments()) == PENALTIES[1]
+    assert choose_penalties(moments_of(x[:50], y[:50]), moments_of(x[50:], y[50:]))[0] <= 1e-8
+    assert choose_penalties(moments_of(x, y), PairMoments()) == [PENALTIES[1]]
 
 
 def test_r_squared_of_constants_is_nan():

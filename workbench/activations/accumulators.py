@@ -33,7 +33,9 @@ def as_matrix(chunk: Any, name: str = "chunk") -> np.ndarray:
     array = as_numpy(chunk)
     if array.ndim != 2 or array.dtype.kind not in "fiub":
         fail(InputError, f"{name} of shape {array.shape} and dtype {array.dtype}", "real numbers (n, d)", "pass one row a token")
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
+    with np.errstate(over="ignore", invalid="ignore"):
+        clean = array.dtype.kind != "f" or np.isfinite(array.sum())  # a sum over finite numbers may overflow: then look at each
+    if not clean and not np.isfinite(array).all():
         row, column = np.argwhere(~np.isfinite(array))[0]
         fail(InputError, f"{name} holds {array[row, column]} at row {row}, column {column}", "finite numbers", "drop or repair these rows")
     return array

@@ -29,7 +29,7 @@ from workbench.activations.streaming import map_reduce
 from workbench.darkmatter.bootstrap import interval
 from workbench.darkmatter.chunks import Chunks
 from workbench.darkmatter.moments import ErrorMoments, PairMoments
-from workbench.darkmatter.ridge import LinearFit, RidgePath, choose_penalty, r_squared
+from workbench.darkmatter.ridge import LinearFit, RidgePath, choose_penalties, r_squared
 from workbench.darkmatter.splits import TEST
 from workbench.darkmatter.tokens import TokenErrors, draws
 from workbench.errors import InputError, WorkbenchWarning, fail
@@ -177,8 +177,8 @@ def _decompose(chunks: Chunks, ridge: float | None, authors: bool, seed: int, n_
     d, train, test = chunks.width, parts[0].plus(parts[1]), parts[TEST]
     _check(train, test, d)
     columns = [slice(0, d), slice(d, d + 1), slice(d + 1, d + 1 + n_null), slice(d + 1 + n_null, d + 1 + 2 * n_null)]
-    penalties = [0.0 if authors else choose_penalty(*parts[:2], columns=chosen) for chosen in columns[:2]]
-    penalties = penalties if ridge is None else [float(ridge)] * 2
+    given = 0.0 if authors and ridge is None else ridge
+    penalties = choose_penalties(*parts[:2], columns[:2]) if given is None else [float(given)] * 2
     path = RidgePath(train, intercept=not authors)
     fits = [path.fit(penalty) for penalty in (*penalties, *penalties)]  # of e, ||e||^2 and their nulls
     fits = [LinearFit(fit.coefficients[:, c], fit.intercept[c], fit.penalty) for fit, c in zip(fits, columns, strict=True)]

@@ -1,7 +1,9 @@
 """Which sums over tokens decide every linear fit? Centred second moments of predictors and targets, for each part of the split.
 
-1. Rows come in chunks; a chunk's part is turned to float64, centred on its own mean, and multiplied: xx = XᵀX, xy = XᵀY, yy = ΣY².
-2. Parts are added by the formula of Chan, Golub & LeVeque, so large means cost no digits and merges may come in any order.
+1. Rows of one part are taken in blocks, a block a core: they are turned to float64 and centred a few at a time, while these are in the
+   processor's cache, on the mean of the block's first rows, and then multiplied: xx = XᵀX, xy = XᵀY, yy = ΣY². What that mean is off by is
+   taken out afterwards.
+2. Blocks are added in order by the formula of Chan, Golub & LeVeque, so large means cost no digits and merges may come in any order.
 3. `ErrorMoments` makes the targets of an SAE's error: e, its squared norm, and as nulls their deviations from the mean with a random
    sign for each document (e through random directions), which no linear map of x can foretell in documents it has not seen.
 
@@ -10,14 +12,20 @@ Source: Chan, Golub & LeVeque 1983 (merging); methods.md section 4 for the targe
 
 from __future__ import annotations
 
+import functools
+import threading
+from collections.abc import Iterator
 from typing import Any, Self
 
 import numpy as np
+from scipy.linalg.blas import dger
 
+from workbench.activations.threads import on_all_cores
 from workbench.darkmatter.splits import Split, signs
 from workbench.errors import InputError, fail
 
-_BLOCK_BYTES = 32 << 20  # of the float64 copy of a block of rows
+_BLOCK_BYTES = 48 << 20  # of the float64 copy of a block of rows
+_CACHE_BYTES = 1 << 20  # of the rows that are turned to float64 at a time
 
 
 class PairMoments:
@@ -28,31 +36,26 @@ class PairMoments:
         self.mean_x = self.mean_y = self.xx = self.xy = self.yy = None
 
     def add(self, x: np.ndarray, y: np.ndarray) -> None:
-        """Take in rows; both are float64 and are overwritten."""
-        if not len(x):
-            return
-        mean_x, mean_y = x.mean(axis=0), y.mean(axis=0)
-        x -= mean_x
-        y -= mean_y
-        self._merge(len(x), mean_x, mean_y, x.T @ x, x.T @ y, np.einsum("ij,ij->j", y, y))
+        """Take in rows."""
+        if len(x):
+            self.merge(centred_sums(iter([(x, y)]), len(x), Space()))
 
     def merge(self, other: Self) -> None:
         """Add what another has seen."""
         if other.n:
-            self._merge(other.n, other.mean_x, other.mean_y, other.xx.copy(), other.xy.copy(), other.yy.copy())
+            self._merge(other.n, other.mean_x, other.mean_y, other.xx, other.xy, other.yy)
 
     def _merge(self, n: int, mean_x: np.ndarray, mean_y: np.ndarray, xx: np.ndarray, xy: np.ndarray, yy: np.ndarray) -> None:
         if not self.n:
-            self.n, self.mean_x, self.mean_y, self.xx, self.xy, self.yy = n, mean_x, mean_y, xx, xy, yy
+            self.n, self.mean_x, self.mean_y, self.xx, self.xy, self.yy = n, mean_x, mean_y, xx.copy(), xy.copy(), yy.copy()
             return
         if len(mean_x) != len(self.mean_x) or len(mean_y) != len(self.mean_y):
             fail(InputError, f"chunks of width {len(self.mean_x)} and of width {len(mean_x)}", "one width", "pass chunks of one hook")
         total = self.n + n
         step_x, step_y, weight = mean_x - self.mean_x, mean_y - self.mean_y, self.n * n / total
-        self.xx += xx
-        self.xx += np.outer(step_x * weight, step_x)
-        self.xy += xy
-        self.xy += np.outer(step_x * weight, step_y)
+        for mine, theirs, step in ((self.xx, xx, step_x), (self.xy, xy, step_y)):
+            mine += theirs
+            _add_outer(mine, weight, step_x, step)
         self.yy += yy + weight * step_y**2
         self.mean_x = self.mean_x + step_x * (n / total)
         self.mean_y = self.mean_y + step_y * (n / total)
@@ -79,6 +82,47 @@ class PairMoments:
         return out
 
 
+def _add_outer(matrix: np.ndarray, weight: float, left: np.ndarray, right: np.ndarray) -> None:
+    """matrix += weight * left rightᵀ, in place."""
+    dger(weight, right, left, a=matrix.T, overwrite_a=True)
+
+
+class Space:
+    """Memory that is used again for every block of rows: new pages cost as much as a pass over them. Each thread has its own."""
+
+    def __init__(self) -> None:
+        self._own = threading.local()
+
+    def __call__(self, name: str, rows: int, columns: int) -> np.ndarray:
+        """Room for (rows, columns) float64, whatever it held before."""
+        kept = getattr(self._own, name, None)
+        if kept is None or kept.size < rows * columns:
+            kept = np.empty(rows * columns)
+            setattr(self._own, name, kept)
+        return kept[: rows * columns].reshape(rows, columns)
+
+
+def centred_sums(pieces: Iterator[tuple[np.ndarray, np.ndarray]], n: int, space: Space) -> PairMoments:
+    """The moments of n rows, which come as pieces of x and y."""
+    x, y = next(pieces)
+    x_all, y_all, start = space("x", n, x.shape[1]), space("y", n, y.shape[1]), 0
+    centre_x, centre_y = x.mean(axis=0), y.mean(axis=0)
+    off_x, off_y, yy = np.zeros_like(centre_x), np.zeros_like(centre_y), np.zeros_like(centre_y)
+    while x is not None:
+        rows = slice(start, start := start + len(x))
+        off_x += np.subtract(x, centre_x, out=x_all[rows]).sum(axis=0)
+        off_y += np.subtract(y, centre_y, out=y_all[rows]).sum(axis=0)
+        yy += np.einsum("ij,ij->j", y_all[rows], y_all[rows])
+        x, y = next(pieces, (None, None))
+    off_x, off_y = off_x / n, off_y / n
+    out = PairMoments()
+    out.n, out.mean_x, out.mean_y, out.yy = n, centre_x + off_x, centre_y + off_y, yy - n * off_y**2
+    out.xx, out.xy = x_all.T @ x_all, x_all.T @ y_all
+    _add_outer(out.xx, -n, off_x, off_x)
+    _add_outer(out.xy, -n, off_x, off_y)
+    return out
+
+
 class SplitMoments:
     """`PairMoments` of the three parts of a split; `update((x, y, keys, rows))`, `merge`, `result()` returns itself."""
 
@@ -86,14 +130,19 @@ class SplitMoments:
         self.split, self.parts = split, [PairMoments() for _ in range(3)]
 
     def update(self, chunk: tuple[Any, Any, np.ndarray, np.ndarray]) -> None:
-        """Take in predictors x (n, p), targets (n, q), document keys (n,) and row numbers (n,)."""
+        """Take in predictors x (n, p), targets (n, q) or what makes them, document keys (n,) and row numbers (n,)."""
         x, y, keys, rows = chunk
         part = self.split.part(keys, rows)
-        for block in row_blocks(len(x), x.shape[1] + y.shape[1]):
-            for index, moments in enumerate(self.parts):
-                chosen = part[block] == index
-                if chosen.any():
-                    moments.add(as_doubles(x[block], chosen), as_doubles(y[block], chosen))
+        width, space = x.shape[1] + y.shape[1], Space()
+        jobs = [(index, of_part[block]) for index in range(3) for of_part in [np.flatnonzero(part == index)]
+                for block in row_blocks(len(of_part), width)]  # fmt: skip
+        sums = on_all_cores(lambda job: centred_sums(self._pieces(x, y, keys, job[1]), len(job[1]), space), jobs)
+        for (index, _), found in zip(jobs, sums, strict=True):
+            self.parts[index].merge(found)
+
+    def _pieces(self, x: Any, y: Any, keys: np.ndarray, chosen: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for some in cached_rows(chosen, x.shape[1] + y.shape[1]):
+            yield x[some].astype(np.float64, copy=False), y[some].astype(np.float64, copy=False)
 
     def merge(self, other: Self) -> None:
         """Add what another has seen."""
@@ -112,17 +161,10 @@ class ErrorMoments(SplitMoments):
         super().__init__(split)
         self.n_null, self.seed = n_null, seed
 
-    def update(self, chunk: tuple[Any, Any, np.ndarray, np.ndarray]) -> None:
-        """Take in x (n, d), x_hat (n, d), document keys (n,) and row numbers (n,)."""
-        x, x_hat, keys, rows = chunk
-        part = self.split.part(keys, rows)
-        for block in row_blocks(len(x), 2 * x.shape[1]):
-            for index, moments in enumerate(self.parts):
-                chosen = part[block] == index
-                if chosen.any():
-                    doubles = as_doubles(x[block], chosen)
-                    targets = error_targets(doubles, as_doubles(x_hat[block], chosen), keys[block][chosen], self.n_null, self.seed)
-                    moments.add(doubles, targets)
+    def _pieces(self, x: Any, y: Any, keys: np.ndarray, chosen: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for some in cached_rows(chosen, 3 * x.shape[1]):
+            doubles = x[some].astype(np.float64, copy=False)
+            yield doubles, error_targets(doubles, y[some], keys[some], self.n_null, self.seed)
 
     def result(self) -> list[PairMoments]:
         """The three parts, with columns e (d), ||e||^2 (1), null of e (n_null), null of ||e||^2 (n_null)."""
@@ -133,11 +175,10 @@ class ErrorMoments(SplitMoments):
 
 
 def error_targets(x: np.ndarray, x_hat: np.ndarray, keys: np.ndarray, n_null: int, seed: int) -> np.ndarray:
-    """Columns e (d), ||e||^2 (1), signed e (n_null), signed ||e||^2 (n_null), the signs (n_null), float64; `x_hat` is overwritten."""
+    """Columns e (d), ||e||^2 (1), signed e (n_null), signed ||e||^2 (n_null), the signs (n_null); x is float64."""
     n, d = x.shape
     out = np.empty((n, d + 1 + 3 * n_null))
-    error = np.subtract(x, x_hat, out=x_hat)
-    out[:, :d] = error
+    error = np.subtract(x, x_hat, out=out[:, :d])
     np.einsum("ij,ij->i", error, error, out=out[:, d])
     ends = d + 1 + n_null * np.arange(4)
     flips = signs(keys, n_null, seed)
@@ -147,6 +188,7 @@ def error_targets(x: np.ndarray, x_hat: np.ndarray, keys: np.ndarray, n_null: in
     return out
 
 
+@functools.lru_cache(maxsize=4)
 def _directions(d: int, n_null: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal((d, n_null))
 
@@ -171,12 +213,14 @@ def _centre_nulls(part: PairMoments, means: np.ndarray, n_null: int, directions:
     return out
 
 
-def row_blocks(n: int, width: int) -> list[slice]:
-    """Slices of at most `_BLOCK_BYTES` of float64 rows of this width."""
-    step = max(1024, _BLOCK_BYTES // (8 * max(1, width)))
-    return [slice(start, min(start + step, n)) for start in range(0, n, step)]
+def row_blocks(n: int, width: int, size: int = _BLOCK_BYTES) -> list[slice]:
+    """Slices of at most so many bytes of float64 rows of this width, of nearly the same length."""
+    blocks = -(-n // max(32, size // (8 * max(1, width))))
+    edges = [n * block // max(1, blocks) for block in range(blocks + 1)]
+    return [slice(start, stop) for start, stop in zip(edges[:-1], edges[1:], strict=True)]
 
 
-def as_doubles(rows: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    """A float64 copy of the chosen rows."""
-    return rows.astype(np.float64) if chosen.all() else rows[chosen].astype(np.float64, copy=False)
+def cached_rows(rows: np.ndarray, width: int) -> Iterator[np.ndarray]:
+    """Row numbers, as many at a time as stay in the processor's cache."""
+    for block in row_blocks(len(rows), width, _CACHE_BYTES):
+        yield rows[block]

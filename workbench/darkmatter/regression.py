@@ -17,8 +17,8 @@ import numpy as np
 
 from workbench.activations.accumulators import as_matrix
 from workbench.darkmatter.bootstrap import bootstrap, interval, sums_by_document
-from workbench.darkmatter.moments import SplitMoments, as_doubles, row_blocks
-from workbench.darkmatter.ridge import LinearFit, RidgePath, choose_penalty, r_squared
+from workbench.darkmatter.moments import SplitMoments, row_blocks
+from workbench.darkmatter.ridge import LinearFit, RidgePath, choose_penalties, r_squared
 from workbench.darkmatter.splits import BLOCK, SHORT, TEST, Split, document_keys, signs
 from workbench.errors import InputError, fail
 from workbench.results import monte_carlo_p
@@ -96,9 +96,11 @@ def held_out(
     train, test = moments.parts[0].plus(moments.parts[1]), moments.parts[TEST]
     if not train.n or not test.n:
         fail(InputError, f"{train.n:,} tokens to fit and {test.n:,} to score", "some of each", "pass more documents or another seed")
+    penalties = [0.0] * len(columns)
+    if intercept:
+        penalties = choose_penalties(*moments.parts[:2], [columns[penalty_of or name][0] for name in columns])
     path, held, out = RidgePath(train, intercept=intercept), ~split.training(keys, rows), {}
-    for name, (own, null) in columns.items():
-        penalty = choose_penalty(*moments.parts[:2], columns=columns[penalty_of or name][0]) if intercept else 0.0
+    for (name, (own, null)), penalty in zip(columns.items(), penalties, strict=True):
         joined = path.fit(penalty)
         fits = [LinearFit(joined.coefficients[:, c], joined.intercept[c], penalty) for c in (own, null)]
         residual, total = fits[0].residual_sums(test, own), test.yy[own]
@@ -128,8 +130,7 @@ def _draws(x: np.ndarray, y: np.ndarray, keys: np.ndarray, fit: LinearFit, mean:
     """Bootstrap samples (n_boot, 1) of R^2 over the documents of held-out tokens."""
     missed, total = np.empty(len(x)), np.empty(len(x))
     for block in row_blocks(len(x), x.shape[1] + y.shape[1]):
-        some = np.ones(len(x[block]), dtype=bool)
-        residual = y[block] - as_doubles(x[block], some) @ fit.coefficients - fit.intercept
+        residual = y[block] - x[block].astype(np.float64) @ fit.coefficients - fit.intercept
         missed[block] = np.einsum("ij,ij->i", residual, residual)
         total[block] = ((y[block] - mean) ** 2).sum(axis=1)
     return bootstrap(sums_by_document(keys, [missed, total]), lambda t: 1 - t[:, :1] / t[:, 1:], n_boot=n_boot, seed=seed)

@@ -12,6 +12,7 @@ Source: Hoerl & Kennard 1970 (ridge); methods.md section 4 for least squares wit
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -47,7 +48,7 @@ class LinearFit:
 class RidgePath:
     """Ridge regression of some target columns on x, for every penalty: one eigendecomposition, then `fit(penalty)`."""
 
-    def __init__(self, moments: PairMoments, *, intercept: bool = True, columns: slice = slice(None)) -> None:
+    def __init__(self, moments: PairMoments, *, intercept: bool = True) -> None:
         self.moments = moments if intercept else moments.raw()
         variance = np.diag(self.moments.xx) / self.moments.n
         constant = variance <= (64 * np.finfo(float).eps) ** 2 * (moments.mean_x**2 + variance)
@@ -56,8 +57,7 @@ class RidgePath:
         self.values, self.axes = np.linalg.eigh(correlation)
         # rounding of long sums reaches a hundred units in the last place; below that an eigenvalue says nothing
         self.keep = self.values > max(len(self.values), 100) * 10 * np.finfo(float).eps * max(self.values[-1], 0.0)
-        self.rotated = self.axes.T @ (self.moments.xy[:, columns] * (self.scale[:, None] / self.moments.n))  # (p, q)
-        self.columns = columns
+        self.rotated = self.axes.T @ (self.moments.xy * (self.scale[:, None] / self.moments.n))  # (p, q)
 
     def _shrink(self, penalty: float) -> np.ndarray:
         return np.where(self.keep, 1 / np.where(self.keep, self.values + penalty, 1.0), 0.0)
@@ -65,35 +65,33 @@ class RidgePath:
     def fit(self, penalty: float) -> LinearFit:
         """The fit with penalty λ, in units of each predictor's variance; 0 is least squares, of minimum norm where x has not full rank."""
         weights = self.scale[:, None] * (self.axes @ (self._shrink(penalty)[:, None] * self.rotated))
-        intercept = self.moments.mean_y[self.columns] - self.moments.mean_x @ weights
+        intercept = self.moments.mean_y - self.moments.mean_x @ weights
         return LinearFit(weights, intercept, penalty)
 
-    def errors(self, other: PairMoments, intercept: bool, penalties: tuple[float, ...]) -> np.ndarray:
-        """Residual sums over another set's tokens, pooled over targets, for every penalty; up to a constant that all share."""
-        other = other if intercept else other.raw()
+    def errors(self, other: PairMoments, columns: Sequence[slice]) -> np.ndarray:
+        """Residual sums over another set's tokens, pooled over some targets, (len(columns), penalties); up to a constant all share."""
         basis = self.scale[:, None] * self.axes  # (p, p)
-        gram = (basis.T @ other.xx @ basis) * (self.rotated @ self.rotated.T)
-        cross = np.einsum("ij,ij->i", self.rotated, basis.T @ other.xy[:, self.columns])
-        step_x = (other.mean_x - self.moments.mean_x) @ basis
-        step_y = other.mean_y[self.columns] - self.moments.mean_y[self.columns]
-        out = []
-        for penalty in penalties:
-            t = self._shrink(penalty)
-            off = step_y - (step_x * t) @ self.rotated
-            out.append(t @ gram @ t - 2 * t @ cross + other.n * (off @ off))
-        return np.array(out)
+        spread, along = basis.T @ other.xx @ basis, basis.T @ other.xy
+        step_x, step_y = (other.mean_x - self.moments.mean_x) @ basis, other.mean_y - self.moments.mean_y
+        shrunk = [self._shrink(penalty) for penalty in PENALTIES]
+        out = np.empty((len(columns), len(shrunk)))
+        for row, chosen in zip(out, columns, strict=True):
+            rotated = self.rotated[:, chosen]
+            gram, cross = spread * (rotated @ rotated.T), np.einsum("ij,ij->i", rotated, along[:, chosen])
+            off = [step_y[chosen] - (step_x * t) @ rotated for t in shrunk]
+            row[:] = [t @ gram @ t - 2 * t @ cross + other.n * (o @ o) for t, o in zip(shrunk, off, strict=True)]
+        return out
 
 
-def choose_penalty(first: PairMoments, second: PairMoments, *, intercept: bool = True, columns: slice = slice(None)) -> float:
-    """The penalty with the smallest pooled error when each fold is predicted from the other.
+def choose_penalties(first: PairMoments, second: PairMoments, columns: Sequence[slice] = (slice(None),)) -> list[float]:
+    """For each set of targets the penalty with the smallest pooled error when each fold is predicted from the other.
 
     With one fold alone, which cannot be cross-validated, the smallest penalty above 0.
     """
     if not first.n or not second.n:
-        return PENALTIES[1]
-    errors = RidgePath(first, intercept=intercept, columns=columns).errors(second, intercept, PENALTIES)
-    errors = errors + RidgePath(second, intercept=intercept, columns=columns).errors(first, intercept, PENALTIES)
-    return float(PENALTIES[int(np.argmin(errors))])
+        return [PENALTIES[1]] * len(columns)
+    errors = RidgePath(first).errors(second, columns) + RidgePath(second).errors(first, columns)
+    return [float(PENALTIES[index]) for index in errors.argmin(axis=1)]
 
 
 def r_squared(residual: np.ndarray, total: np.ndarray, scale: np.ndarray) -> np.ndarray:

@@ -1,6 +1,7 @@
 """How large are the error and its nonlinear part at every token? The second pass of a decomposition, and its bootstrap.
 
-1. With W and b known, every token's ||e||, ||e - W x - b||, squared distances to the means and squared residual of ||e||^2 are computed.
+1. With W and b known, every token's ||e||, ||e - W x - b||, squared distances to the means and squared residual of ||e||^2 are computed:
+   a block of rows a core, one product, and before and after it passes over a few rows at a time, while they are in the cache.
 2. Sums of these over documents are all that FVU and R^2 need, so the bootstrap draws documents without touching activations again.
 3. The authors' R^2 is a mean over dimensions: for it, residual and total of every dimension are summed over 256 groups of documents.
 
@@ -15,12 +16,14 @@ from typing import Any, Self
 import numpy as np
 import scipy.sparse as sp
 
+from workbench.activations.threads import on_all_cores
 from workbench.darkmatter.bootstrap import bootstrap, sums_by_document
-from workbench.darkmatter.moments import as_doubles, row_blocks
+from workbench.darkmatter.moments import Space, row_blocks
 from workbench.darkmatter.ridge import LinearFit
 from workbench.darkmatter.splits import Split, mix
 
 _GROUPS = 256
+_CACHE_BYTES = 1 << 20  # of the rows that are passed over at a time
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -51,27 +54,39 @@ class TokenErrors:
     def update(self, chunk: tuple[Any, Any, np.ndarray, np.ndarray]) -> None:
         """Take in x (n, d), x_hat (n, d), document keys (n,) and row numbers (n,)."""
         x, x_hat, keys, rows = chunk
-        train, everything = self.split.training(keys, rows), np.ones(len(x), dtype=bool)
-        for block in row_blocks(len(x), 2 * x.shape[1]):
-            self._block(as_doubles(x[block], everything[block]), as_doubles(x_hat[block], everything[block]), keys[block], train[block])
+        train, space = self.split.training(keys, rows), Space()
+        blocks = [(x[block], x_hat[block], keys[block], train[block]) for block in row_blocks(len(x), 2 * x.shape[1])]
+        for sums, dimensions in on_all_cores(lambda block: self._block(*block, space), blocks):
+            self.pieces.append(sums)
+            if dimensions is not None:
+                self.dimensions += dimensions
 
-    def _block(self, x: np.ndarray, x_hat: np.ndarray, keys: np.ndarray, train: np.ndarray) -> None:
-        error = np.subtract(x, x_hat, out=x_hat)
-        squared = np.einsum("ij,ij->i", error, error)
-        missed = (squared - x @ self.size.coefficients[:, 0] - self.size.intercept[0]) ** 2
-        residual = x @ self.fit.coefficients
-        np.subtract(error, residual, out=residual)
-        residual -= self.fit.intercept
-        nonlinear = np.sqrt(np.einsum("ij,ij->i", residual, residual))
-        x -= self.means[0]
-        error -= self.means[1]
-        totals = [np.einsum("ij,ij->i", centred, centred) for centred in (x, error)]
-        self.pieces.append((keys, train, np.sqrt(squared), nonlinear, *totals, missed))
-        if self.dimensions is not None and not train.all():
-            group = (mix(keys[~train], 0) % np.uint64(_GROUPS)).astype(np.int64)
-            gather = sp.csr_matrix((np.ones(len(group)), (group, np.flatnonzero(~train))), shape=(_GROUPS, len(x)))
-            self.dimensions[:, 0] += gather @ np.square(residual, out=residual)
-            self.dimensions[:, 1] += gather @ np.square(error, out=error)
+    def _block(self, x: np.ndarray, x_hat: np.ndarray, keys: np.ndarray, train: np.ndarray, space: Space) -> tuple[tuple, Any]:
+        n, d = x.shape
+        doubles, predicted = space("x", n, d), space("y", n, d)
+        doubles[:] = x
+        np.matmul(doubles, self.fit.coefficients, out=predicted)
+        squared, nonlinear, x_total, e_total, missed = np.empty((5, n))
+        dimensions = None if self.dimensions is None else np.zeros_like(self.dimensions)
+        for some in row_blocks(n, 3 * d, _CACHE_BYTES):
+            here, residual = doubles[some], predicted[some]
+            error = here - x_hat[some]
+            np.einsum("ij,ij->i", error, error, out=squared[some])
+            missed[some] = (squared[some] - here @ self.size.coefficients[:, 0] - self.size.intercept[0]) ** 2
+            np.subtract(error, residual, out=residual)
+            residual -= self.fit.intercept
+            np.einsum("ij,ij->i", residual, residual, out=nonlinear[some])
+            here -= self.means[0]
+            error -= self.means[1]
+            np.einsum("ij,ij->i", here, here, out=x_total[some])
+            np.einsum("ij,ij->i", error, error, out=e_total[some])
+            if dimensions is not None and not train[some].all():
+                held = np.flatnonzero(~train[some])
+                group = (mix(keys[some][held], 0) % np.uint64(_GROUPS)).astype(np.int64)
+                gather = sp.csr_matrix((np.ones(len(held)), (group, held)), shape=(_GROUPS, len(error)))
+                dimensions[:, 0] += gather @ np.square(residual, out=residual)
+                dimensions[:, 1] += gather @ np.square(error, out=error)
+        return (keys, train, np.sqrt(squared), np.sqrt(nonlinear), x_total, e_total, missed), dimensions
 
     def merge(self, other: Self) -> None:
         """Append what another has seen."""
