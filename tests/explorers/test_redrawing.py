@@ -10,10 +10,11 @@ from workbench.figures.panels import Panel, blank, picture
 from workbench.figures.theme import captioned
 
 
-def drawn(n, *, kind="scatter", title="a", **more):
+def drawn(n, *, kind="scatter", title="a", second=None, **more):
     panel = Panel((0, 1, 0, 1), {"title": {"text": "x"}}, {}, title="panel").frame(0, 1, 0, 1, color="#0072B2", width=n)
     for index in range(2):
-        panel.draw({"type": kind, "x": np.arange(n), "y": np.arange(n) * float(index), "name": f"trace {index}", **more})
+        panel.draw({"type": second if index and second else kind, "x": np.arange(n), "y": np.arange(n) * float(index),
+                    "name": f"trace {index}", **more})  # fmt: skip
     return picture([panel], title=title, width=400, height=300, legend={"x": 0.5})
 
 
@@ -35,6 +36,7 @@ def state(view):
 CHANGES = [
     drawn(3), drawn(3, title="b"), drawn(5), drawn(5, mode="markers", marker={"color": "#E69F00", "size": np.arange(5)}),
     drawn(5, mode="markers", marker={"color": "#009E73", "symbol": "x"}), drawn(5), drawn(4, kind="bar"), drawn(3),
+    drawn(4, second="bar"), drawn(4, second="bar", marker={"color": "#009E73"}), drawn(4),
 ]  # fmt: skip
 
 
@@ -55,12 +57,21 @@ def test_traces_stay_where_they_can_and_nothing_is_sent_twice(monkeypatch):
     assert explorer._views["plot"].data == first
     assert len(first[0].x) == 7
     assert explorer._draw("plot", drawn(7, kind="bar"))  # other kinds of traces
-    explorer._draw("plot", drawn(3))
+    explorer._draw("plot", drawn(3, marker={"color": "#009E73", "size": np.arange(3)}))
     sent = []
-    monkeypatch.setattr(type(explorer._views["plot"].data[0]), "update", lambda self, changed, **named: sent.append(set(changed)))
-    explorer._draw("plot", drawn(3, mode="markers"))
-    explorer._draw("plot", drawn(3, mode="markers"))
-    assert sent == [{"mode"}, {"mode"}]  # once for each of the two traces
+    monkeypatch.setattr(explorer._views["plot"], "_send_update_msg", lambda restyle_data, **more: sent.append(restyle_data))
+    explorer._draw("plot", drawn(3, mode="markers", marker={"color": "#E69F00", "size": np.arange(3)}))
+    explorer._draw("plot", drawn(3, mode="markers", marker={"color": "#E69F00", "size": np.arange(3)}))
+    assert [set(one) for one in sent if one] == [{"mode", "marker.color"}]  # the sizes are as they were
+
+
+def test_only_traces_of_another_kind_and_those_after_them_are_replaced():
+    explorer = One()
+    explorer._draw("plot", drawn(3))
+    first = explorer._views["plot"].data
+    (new,) = explorer._draw("plot", drawn(3, second="bar"))
+    assert explorer._views["plot"].data == (first[0], new)
+    assert (new.type, new.name) == ("bar", "trace 1")
 
 
 def test_an_amended_trace_is_brought_back_by_the_next_picture():

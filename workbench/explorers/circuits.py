@@ -67,7 +67,7 @@ class CircuitExplorer(Redrawing):
         found = comparisons if isinstance(comparisons, Mapping) else {str(comparisons.table["task"].iloc[0]): comparisons}
         if not found:
             fail(InputError, "no comparison", "at least one", "pass what compare_methods returned")
-        self._found, self._tasks, self._edges, self._model, self._seed = dict(found), dict(tasks or {}), dict(edges or {}), model, seed
+        self._found, self._tasks, self._edges, self._model = dict(found), dict(tasks or {}), dict(edges or {}), model
         shapes = {one.truth.shape for one in self._found.values()} | {one.node.shape for one in self._edges.values()}
         if model is not None:
             shapes.add((model.cfg.n_layers, model.cfg.n_heads))
@@ -76,7 +76,9 @@ class CircuitExplorer(Redrawing):
                 MismatchError, f"grids of heads {sorted(shapes)}", "one model's", "pass comparisons, connections and the model they are of"
             )
         ((self._layers, self._heads),) = shapes
-        self._rocs: dict[tuple[str, str], ROC] = {}
+        self._rocs = {  # at once: bootstrap and permutations take longer than a reader should wait for a control
+            (name, method): roc(scores, one.truth, seed=seed) for name, one in self._found.items() for method, scores in one.scores.items()
+        }
         self._graphs: dict[tuple, nx.DiGraph] = {}
         self._patterns: dict[tuple[str, str, int, int], np.ndarray] = {}
         first = next(iter(self._found))
@@ -176,10 +178,7 @@ class CircuitExplorer(Redrawing):
     @property
     def roc(self) -> ROC:
         """The method's ROC curve on the present task."""
-        task, method = self._value("task"), self._value("method")
-        if (task, method) not in self._rocs:
-            self._rocs[task, method] = roc(self._found[task].scores[method], self._found[task].truth, seed=self._seed)
-        return self._rocs[task, method]
+        return self._rocs[self._value("task"), self._value("method")]
 
     @property
     def graph(self) -> nx.DiGraph:
@@ -260,7 +259,7 @@ class CircuitExplorer(Redrawing):
         if roc_too:
             self._draw("roc", roc_point(self.roc, self.rates))
         self._connect()
-        for trace in self._views["grid"].data if self._draw("grid", self._grid_figure()) else ():
+        for trace in self._draw("grid", self._grid_figure()):
             trace.on_click(lambda trace, points, _: points.xs and self._called(self.set_head, f"{int(points.ys[0])}.{int(points.xs[0])}"))
         (layer, head), score, truth = np.nonzero(self.taken), self._scores(), self._found[self._value("task")].truth
         order = np.argsort(-self._shown()[layer, head], kind="stable")

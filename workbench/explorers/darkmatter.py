@@ -208,11 +208,11 @@ class DarkMatterExplorer(Redrawing):
         return str(self._tokens.vocabulary[self._tokens.ids[divmod(int(position), self._tokens.context)]])
 
     def _repaint(self) -> None:
-        if self._draw("bars", self.figure()):
-            bars, *lines = self._views["bars"].data
-            bars.on_click(lambda trace, points, _: points.point_inds and self._called(self.select, points.point_inds[0] + 1))
-            for line in lines:
-                line.on_click(lambda trace, points, _: points.point_inds and self._called(self._at, points.point_inds[0]))
+        for trace in self._draw("bars", self.figure()):
+            if trace.type == "bar":
+                trace.on_click(lambda trace, points, _: points.point_inds and self._called(self.select, points.point_inds[0] + 1))
+            else:
+                trace.on_click(lambda trace, points, _: points.point_inds and self._called(self._at, points.point_inds[0]))
         ranking, selected = self.ranking(), self.selected
         columns = (ranking[name] for name in ("rank", "token", self._value("measure"), "position"))
         options = [

@@ -174,8 +174,8 @@ class LobeExplorer(Redrawing):
                 self._won[key] = lobe_categories(self._firing, self.labels, self._categories, seed=self._seed, n_null=self._n_null)
             return frame(self._won[key].share, index=rows, columns=self._won[key].categories)
         kept = (self.labels >= 0) & (self.geometric_labels >= 0)
-        counts = np.zeros((len(rows), self._value("k") or len(rows)))
-        np.add.at(counts, (self.labels[kept], self.geometric_labels[kept]), 1)
+        shape = len(rows), self._value("k") or len(rows)
+        counts = np.bincount(self.labels[kept] * shape[1] + self.geometric_labels[kept], minlength=shape[0] * shape[1]).reshape(shape)
         share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
         return frame(share, index=rows, columns=[str(lobe + 1) for lobe in range(counts.shape[1])])
 

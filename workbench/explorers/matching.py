@@ -196,8 +196,9 @@ class MatchExplorer(Redrawing):
         self._amend("maps", -1, {name: spec[name] for name in ("x", "y", "text", "line", "marker")})
 
     def _repaint(self) -> None:
-        fresh = self._draw("maps", self.figure())
-        for trace in self._views["maps"].data[:-1] if fresh else ():
+        for trace in self._draw("maps", self.figure()):
+            if trace.meta is None:  # the line that joins a pair
+                continue
             side = int(trace.meta)
             trace.on_click(lambda trace, points, _, side=side: self._pointed(self.select, trace, points, side))
             trace.on_hover(lambda trace, points, _, side=side: self._pointed(self.peek, trace, points, side))

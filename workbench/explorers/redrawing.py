@@ -1,11 +1,13 @@
 """How does a picture follow a control within a tenth of a second? Only what changed is sent.
 
-1. What a plot was last told is kept. A new picture with the same kinds of traces is compared with it, property by property.
-2. Properties that differ are set in one batch; a picture with other traces replaces all. Callbacks of traces stay where traces stay.
+1. What a plot was last told is kept. The traces at the beginning of a new picture that are of the same kinds are compared with it,
+   property by property, and what differs is set in one batch.
+2. Only from the first trace of another kind on are traces replaced. Callbacks of traces stay where traces stay.
 """
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -17,23 +19,22 @@ from workbench.explorers.base import Explorer
 class Redrawing(Explorer):
     """An explorer whose plots are changed in place where they can be."""
 
-    def _draw(self, name: str, figure: Any) -> bool:
-        """Show the figure in a plot; returns whether its traces are new (and need their callbacks)."""
+    def _draw(self, name: str, figure: Any) -> tuple[Any, ...]:
+        """Show the figure in a plot; returns the traces that are new (and need their callbacks)."""
         view, told = self._views[name], self.__dict__.setdefault("_told", {})
         spec, before = themed(figure, height=view.layout.height), told.get(name)
         told[name] = spec
-        fresh = before is None or _kinds(before) != _kinds(spec)
+        kept = 0 if before is None else len(list(itertools.takewhile(lambda pair: _kind(pair[0]) == _kind(pair[1]),
+                                                                     zip(before["data"], spec["data"], strict=False))))  # fmt: skip
         with view.batch_update():
-            if fresh:
-                view.data = ()
-                view.add_traces(spec["data"])
-            else:
-                for trace, old, new in zip(view.data, before["data"], spec["data"], strict=True):
-                    if changed := changes(old, new):
-                        trace.update(changed, overwrite=True)
-            for key, value in changes({} if before is None else before["layout"], spec["layout"]).items():
-                view.layout[key] = value
-        return fresh
+            if kept < len(view.data):
+                view.data = view.data[:kept]
+            for trace, old, new in zip(view.data, before["data"] if before else (), spec["data"], strict=False):
+                tell(trace, old, new)
+            if kept < len(spec["data"]):
+                view.add_traces(spec["data"][kept:])
+            tell(view.layout, {} if before is None else before["layout"], spec["layout"])
+        return view.data[kept:]
 
     def _amend(self, name: str, index: int, properties: dict[str, Any]) -> None:
         """Change some properties of one trace of a plot."""
@@ -41,6 +42,15 @@ class Redrawing(Explorer):
         with view.batch_update():
             view.data[index].update(properties, overwrite=True)
         self._told[name]["data"][index] |= properties
+
+
+def tell(part: Any, old: dict[str, Any], new: dict[str, Any]) -> None:
+    """Set what is not the same in `new` on a part of a figure: of `marker` only the colour, where the sizes are as they were."""
+    for key, value in changes(old, new).items():
+        if isinstance(value, dict) and isinstance(old.get(key), dict):
+            tell(part[key], old[key], value)
+        else:
+            part[key] = value
 
 
 def changes(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
@@ -63,5 +73,5 @@ def same(first: Any, second: Any) -> bool:
     return bool(first == second)
 
 
-def _kinds(spec: dict[str, Any]) -> list[tuple[Any, ...]]:
-    return [(trace.get("type"), trace.get("xaxis")) for trace in spec["data"]]
+def _kind(trace: dict[str, Any]) -> tuple[Any, ...]:
+    return trace.get("type"), trace.get("xaxis")

@@ -74,7 +74,7 @@ def crystal_view(
     right = Panel((0.57, 1, 0.5, 1), {"title": {"text": f"LDA axis {axes[0] + 1}"}, "zeroline": False},
                   {"title": {"text": f"LDA axis {axes[1] + 1}"}, "zeroline": False}, title="after (LDA)")  # fmt: skip
     below = Panel((0, 1, 0, 0.27), {"title": {"text": "LDA components"}, "dtick": 1}, {"title": {"text": "silhouette (no unit)"}})
-    for index, name in sorted(enumerate(names), key=lambda item: item[1] == chosen):  # the chosen one on top
+    for index, name in enumerate(names):
         own, lit = relation == name, chosen in (None, name)
         colour = _DRAWN[index % len(_DRAWN)] if lit else FAINT
         symbol = SYMBOLS[(index + index // len(_DRAWN)) % len(SYMBOLS)]
@@ -82,7 +82,7 @@ def crystal_view(
         for panel, points, sizes, depth in ((left, plane, 7, 0.8 if lit else 0.6), (right, pair, size, opacity)):
             panel.draw({
                 "type": "scatter", "x": points[own, 0], "y": points[own, 1], "mode": "markers", "name": str(name),
-                "legendgroup": str(name), "showlegend": panel is right, "legendrank": 1000 + index,
+                "legendgroup": str(name), "showlegend": panel is right, "zorder": int(name == chosen),
                 "customdata": np.flatnonzero(own),
                 "text": None if words is None else np.asarray(words)[own].tolist(),
                 "hovertemplate": f"{name}<br>%{{text}}<extra></extra>" if words is not None else f"{name}<extra></extra>",

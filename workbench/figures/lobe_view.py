@@ -80,8 +80,8 @@ def lobe_view(
     })  # fmt: skip
     if alone is not None and 0 <= alone < n_lobes:
         heat.frame(-0.5, len(columns) - 0.5, alone - 0.5, alone + 0.5, color=OKABE_ITO[5], width=3)
-    return picture(
-        [points, heat], title=title, width=1100, height=600, margin={"l": 30, "r": 30, "t": 60, "b": 190},
+    return picture(  # the heat map first: it stays in place when there are more or fewer lobes to draw
+        [heat, points], title=title, width=1100, height=600, margin={"l": 30, "r": 30, "t": 60, "b": 190},
         legend={"orientation": "h", "x": 0, "y": -0.2, "yanchor": "top", "itemsizing": "constant", "maxheight": 0.25},
     )  # fmt: skip
 
@@ -109,7 +109,7 @@ def _map(layout: np.ndarray, labels: np.ndarray, n_lobes: int, frequency: np.nda
         traces.append({
             "type": scatter_kind(len(labels)), "mode": "markers", "name": f"{name} ({len(where):,})",
             "x": layout[where, 0], "y": layout[where, 1],
-            "customdata": where, "hovertemplate": f"latent %{{customdata}}<br>{name}<extra></extra>",
+            "customdata": where.astype(np.int32), "hovertemplate": f"latent %{{customdata}}<br>{name}<extra></extra>",
             "legendrank": 2000 - rank if rank < 2 else 1000 + rank,
             "marker": {"size": size[where].astype(np.float32), "color": colour, "symbol": symbol, "opacity": opacity,
                        "line": {"width": 1 if symbol.endswith("open") else 0, "color": colour if symbol.endswith("open") else INK}},

@@ -35,31 +35,34 @@ def ami_with_null(
 
     A shuffle leaves entropies and expectation as they are and changes only the mutual information, so these are computed once.
     """
-    from sklearn.metrics import adjusted_mutual_info_score
+    from scipy.sparse import csr_array
+    from sklearn.metrics import mutual_info_score
     from sklearn.metrics.cluster import expected_mutual_information
 
     first, second = (np.unique(labels, return_inverse=True)[1] for labels in (first, second))
-    shape = (int(first.max()) + 1, int(second.max()) + 1)
-
-    def table(labels: np.ndarray) -> np.ndarray:
-        return np.bincount(first * shape[1] + labels, minlength=shape[0] * shape[1]).reshape(shape)
-
-    ami = float(adjusted_mutual_info_score(first, second))
-    if 1 in shape:  # one geometric lobe: nothing to agree on, and sklearn's AMI is 0
+    n, shape = len(first), (int(first.max()) + 1, int(second.max()) + 1)
+    if 1 in shape:  # one geometric lobe: nothing to agree on, and sklearn's AMI is 0 (of two labelings without parts, 1)
+        ami = float(shape == (1, 1))
         return ami, np.full(n_null, ami)
-    from scipy.sparse import csr_array
-
-    expected = expected_mutual_information(csr_array(table(second)), len(first))
-    mean_entropy = (_entropy(np.bincount(first)) + _entropy(np.bincount(second))) / 2
-    span = max(mean_entropy - expected, np.finfo(float).eps)
+    corner, cells = first * shape[1], shape[0] * shape[1]
+    joint = csr_array(np.bincount(corner + second, minlength=cells).reshape(shape))
+    expected = expected_mutual_information(joint, n)
+    entropies = _entropy(np.bincount(first)), _entropy(np.bincount(second))
+    span = _apart(sum(entropies) / 2 - expected)
+    ami = _apart(mutual_info_score(None, None, contingency=joint) - expected) / span
+    times = np.arange(n + 1)
+    weight = times * np.log(np.maximum(times, 1)) / n  # log n - weight[counts].sum() is the entropy of these counts
     null = np.empty(n_null)
     for index in range(n_null):
-        joint = table((shuffle or rng.permutation)(second))
-        information = 2 * mean_entropy - _entropy(joint[joint > 0])
-        null[index] = (information - expected) / span
-    return ami, null
+        counts = np.bincount(corner + (shuffle or rng.permutation)(second), minlength=cells)
+        null[index] = (sum(entropies) - np.log(n) + weight[counts].sum() - expected) / span
+    return float(ami), null
 
 
 def _entropy(counts: np.ndarray) -> float:
-    share = counts / counts.sum()
-    return float(-(share * np.log(share)).sum())
+    return float(-((counts / counts.sum()) * (np.log(counts) - np.log(counts.sum()))).sum())
+
+
+def _apart(difference: float) -> float:
+    """Away from zero, as sklearn keeps both sides of its quotient."""
+    return np.copysign(max(abs(difference), np.finfo(float).eps), difference)
