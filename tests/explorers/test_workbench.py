@@ -1,7 +1,11 @@
 """The linked whole: one selection reaches every lens, what the lenses say is what the analyses returned, and states come back."""
 
+import copy
 import dataclasses
 import json
+import signal
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -9,7 +13,8 @@ import pytest
 from workbench.errors import InputError, MismatchError
 from workbench.explorers import Workbench
 from workbench.explorers.findings import findings_of, lens_table
-from workbench.explorers.lenses import gather, named_saes
+from workbench.explorers.gathering import StoppedError
+from workbench.explorers.lenses import gather, named_saes, steps
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +59,84 @@ def test_gathering_shows_how_far_it_is(llama, sae, text, layout, tmp_path, monke
     assert ", errors]" in shown
     gather(llama, sae, tokens=text, lenses=("lobes",), n_lobes=2, progress=False)
     assert capfd.readouterr().err == ""
+
+
+@pytest.fixture
+def in_a_cell(monkeypatch):
+    """As in a notebook's cell; gives the list of what is displayed."""
+    displayed = []
+    monkeypatch.setattr("workbench.explorers.workbench.in_kernel", lambda: True)
+    monkeypatch.setattr("IPython.display.display", displayed.append)
+    return displayed
+
+
+def test_in_a_notebook_the_bar_is_in_the_widget_while_lenses_are_gathered(llama, sae, lenses, in_a_cell, monkeypatch):
+    seen = []
+
+    def look(model, saes, *, on_step, progress, **options):
+        names = steps(**options)
+        for name in names:
+            on_step(name)
+            ((widget,),) = [box.children for box in in_a_cell]
+            heading, _, row, *rest = widget.children
+            label, bar, button = row.children
+            seen.append((row.layout.display, button.description, label.value, round(bar.value * len(names))))
+            assert len(rest) == 1  # nothing half made
+        assert (progress, names[0]) == (False, "text")
+        return lenses
+
+    monkeypatch.setattr("workbench.explorers.workbench.gather", look)
+    whole = Workbench(llama, {"first": sae}, tasks=["induction"])
+    assert [row[0] for row in seen] == ["flex"] * len(seen)
+    assert [row[3] for row in seen] == list(range(len(seen)))
+    assert seen[3][1:3] == ("Cancel", f"layers, step 4 of {len(seen)}")
+    assert in_a_cell[0].children == ()  # the widget shows where the reader puts it
+    assert whole._progress.widget.layout.display == "none"
+    whole.select(3)
+    assert (whole.latent, whole.message) == (3, "")
+
+
+@pytest.mark.parametrize("way", ["in a step", "between steps", "by the kernel"])
+def test_gathering_can_be_cancelled_and_says_so_in_words(llama, sae, in_a_cell, monkeypatch, way):
+    widgets = []
+
+    def look(model, saes, *, on_step, **options):
+        on_step("map")
+        widgets.append(in_a_cell[0].children[0])
+        button = widgets[0].children[2].children[2]
+        if way == "in a step":
+            threading.Timer(0.2, button.click).start()
+            for _ in range(2_000):  # a long step
+                time.sleep(0.01)
+        elif way == "by the kernel":
+            signal.raise_signal(signal.SIGINT)
+        else:
+            threading.Thread(target=button._click_handlers.callbacks[0], args=(button,)).start()  # only asks to stop
+            time.sleep(0.2)
+        on_step("twins")
+        pytest.fail("it went on")
+
+    monkeypatch.setattr("workbench.explorers.workbench.gather", look)
+    started = time.monotonic()
+    with pytest.raises(StoppedError, match=r"^gathering was cancelled at map, step 1 of \d+\. Expected: .* the cell again\.$") as caught:
+        Workbench(llama, {"first": sae})
+    assert time.monotonic() - started < 10
+    assert caught.value._render_traceback_() == [str(caught.value)]
+    time.sleep(0.1)  # nothing is interrupted afterwards
+    assert in_a_cell[0].children == (widgets[0],)
+    heading, alert, row, *rest = widgets[0].children
+    assert "Gathering was cancelled at map" in alert.value
+    assert (row.layout.display, len(rest)) == ("none", 1)  # words, and no half-made widget
+
+
+def test_what_fails_in_a_notebook_fails_as_without_a_bar(llama, sae, elsewhere, text, layout, in_a_cell, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORKBENCH_CACHE", str(tmp_path))
+    monkeypatch.setattr("workbench.geometry.layout.umap_layout", lambda points, **options: layout)
+    whole = Workbench(llama, sae, tokens=text, tasks=["no-such-task"], n_lobes=2)  # a lens that cannot be is left out
+    assert set(whole.lenses.missing) == {"no-such-task"}
+    with pytest.raises((MismatchError, LookupError), match=r"blocks\.9"):
+        Workbench(llama, elsewhere, tokens=text)
+    assert [box.children for box in in_a_cell] == [(), ()]
 
 
 def test_a_selection_anywhere_reaches_every_lens(whole, lenses):
@@ -164,15 +247,19 @@ def test_names_of_saes(sae):
         named_saes([])
 
 
-def test_wrong_inputs(llama, sae, lenses, text):
+@pytest.fixture
+def elsewhere(sae):
+    """The SAE, of a layer that the model has not."""
+    other = copy.deepcopy(sae)
+    other.cfg.metadata.hook_name = "blocks.9.hook_resid_post"
+    return other
+
+
+def test_wrong_inputs(llama, sae, elsewhere, lenses, text):
     with pytest.raises(InputError, match="lenses"):
         gather(llama, sae, tokens=text, lenses=("speed",))
     with pytest.raises(InputError, match="another model"):
         Workbench(object(), sae, lenses=lenses)
-    import copy
-
-    elsewhere = copy.deepcopy(sae)
-    elsewhere.cfg.metadata.hook_name = "blocks.9.hook_resid_post"
     with pytest.raises((MismatchError, LookupError), match=r"blocks\.9"):
         gather(llama, elsewhere, tokens=text)
 

@@ -103,11 +103,10 @@ def gather(
         fail(InputError, f"lenses {sorted(unknown)}", f"some of {LENSES}", "check the spelling")
     name, sae = next(iter(named.items()))
     hook, metadata = sae.cfg.metadata.hook_name, sae.cfg.metadata
-    asked = [name for lens in LENSES if lens in lenses for name in (tasks if lens == "effects" else [lens])]
     found: dict[str, Any] = {}
     missing: dict[str, str] = {}
     effects: dict[str, Any] = {}
-    with _steps(len(asked) + 2 + (tokens is None), on_step, progress) as tell, warnings.catch_warnings():
+    with _telling(len(steps(tokens=tokens, tasks=tasks, lenses=lenses)), on_step, progress) as tell, warnings.catch_warnings():
         warnings.simplefilter("ignore", WorkbenchWarning)  # a small sample, an SAE on another layer: the panels say so
 
         def look(lens: str, call: Callable[[], Any], target: dict[str, Any] | None = None) -> None:
@@ -139,8 +138,15 @@ def gather(
     return Lenses(name=name, model=model, sae=sae, codes=codes, effects=effects, missing=missing, **found)
 
 
+def steps(*, tokens: Any = None, tasks: Sequence[str] = TASKS, lenses: Sequence[str] = LENSES, **_: Any) -> list[str]:
+    """What `gather` with these options tells `on_step`, one after another."""
+    text = ["text"] if tokens is None else []
+    asked = (name for lens in LENSES if lens in lenses for name in (tasks if lens == "effects" else [lens]))
+    return [*text, "activations and codes", "map", *asked]
+
+
 @contextlib.contextmanager
-def _steps(total: int, on_step: Callable[[str], Any] | None, progress: bool) -> Iterator[Callable[[str], None]]:
+def _telling(total: int, on_step: Callable[[str], Any] | None, progress: bool) -> Iterator[Callable[[str], None]]:
     """A bar, and what tells it (and `on_step`) what comes next."""
     from tqdm.auto import tqdm
 

@@ -1,6 +1,6 @@
 """What is known of one latent, under every lens at once? The linked whole: select a latent anywhere, and every panel follows.
 
-1. `gather` calls every analysis once (`workbench.explorers.lenses`).
+1. `gather` calls every analysis once (`workbench.explorers.lenses`); in a notebook the widget shows at once, with a bar, while it does.
 2. The map of `LatentExplorer` chooses the latent; `select` fans out to geometry, twins, error, circuits and steering.
 3. `findings(latent)` gives the same as tables, `figure()` as one sheet.
 """
@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import html
+import threading
 from collections.abc import Mapping
 from typing import Any, Self
 
@@ -15,8 +16,10 @@ from workbench.errors import InputError, fail
 from workbench.explorers.appearance import section, table_html
 from workbench.explorers.base import Explorer
 from workbench.explorers.findings import findings_of
+from workbench.explorers.gathering import StoppedError, interrupted_by, shown
 from workbench.explorers.latent import LatentExplorer
-from workbench.explorers.lenses import TASKS, Lenses, gather
+from workbench.explorers.lenses import TASKS, Lenses, gather, named_saes, steps
+from workbench.explorers.progress import Cancelled, in_kernel
 from workbench.explorers.steering import SteeringPanel
 from workbench.figures.latent_sheet import latent_sheet
 from workbench.figures.latents import attribution_bars
@@ -50,6 +53,8 @@ class Workbench(Explorer):
     ------
     InputError, MismatchError
         As `gather`, and for lenses of another SAE.
+    StoppedError
+        When the reader pressed Cancel, or interrupted the kernel, while the lenses were gathered in a notebook.
     """
 
     kind = "workbench"
@@ -57,10 +62,11 @@ class Workbench(Explorer):
     def __init__(
         self, model: Any, saes: Any, *, others: Mapping[str, tuple] | None = None, lenses: Lenses | None = None, **options: Any
     ) -> None:
-        lenses = gather(model, saes, others=others, **options) if lenses is None else lenses
+        super().__init__(f"Workbench: {next(iter(named_saes(saes))) if lenses is None else lenses.name}")
+        if lenses is None:
+            lenses = self._gather(model, saes, others=others, **options)
         if lenses.model is not model:
             fail(InputError, "lenses of another model", "what gather returned for this model", "gather again, or pass that model")
-        super().__init__(f"Workbench: {lenses.name}")
         self.lenses = lenses
         twins = {f"{one.measure}: {name}": row for one in lenses.twins for name, row in zip(one.names, one.value, strict=True)}
         self.latents = LatentExplorer(
@@ -131,6 +137,29 @@ class Workbench(Explorer):
         return [*self._errors, *self.latents.errors, *self.steering.errors]
 
     # what follows from it
+
+    def _gather(self, model: Any, saes: Any, **options: Any) -> Lenses:
+        """All lenses; in a notebook's cell with the bar in the widget, and a Cancel button, unless the caller listens to the steps."""
+        if not in_kernel() or threading.current_thread() is not threading.main_thread() or {"on_step", "progress"} & set(options):
+            return gather(model, saes, **options)
+        n, told = len(steps(**options)), []
+        token = self._progress.begin("Gathering", n)
+
+        def tell(what: str) -> None:
+            token.step(min(len(told), 1))  # what was told before is done
+            told.append(what)
+            self._progress.label.value = f"{what}, step {len(told)} of {n}"
+
+        with shown(self.widget):
+            try:
+                with interrupted_by(self._progress.button):
+                    return gather(model, saes, on_step=tell, progress=False, **options)
+            except (Cancelled, KeyboardInterrupt):
+                at = f" at {self._progress.label.value.removesuffix(' (stopping)')}" if told else ""
+                self._say(f"Gathering was cancelled{at}. To have every lens, run the cell again.")
+                fail(StoppedError, f"gathering was cancelled{at}", "a look through every lens", "run the cell again")
+            finally:
+                self._progress.end(token)
 
     def _follow(self, latent: int) -> None:
         found = findings_of(self.lenses, latent)
