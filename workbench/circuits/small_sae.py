@@ -18,6 +18,7 @@ Source: O'Neill and Bui 2024 (`methods.md` section 5, model and training; their 
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -44,6 +45,7 @@ def train_small_saes(examples: Any, *, n_latents: int, l1: float, epochs: int, g
     """
     import torch
     from torch.nn.functional import normalize
+    from torch.optim.adam import adam
 
     trials, rows, d = examples.shape
     device = examples.device
@@ -54,8 +56,13 @@ def train_small_saes(examples: Any, *, n_latents: int, l1: float, epochs: int, g
         W_enc[trial] = torch.randn(n_latents, d, generator=generator).to(device)
         b_enc[trial] = ((2 * torch.rand(n_latents, generator=generator) - 1) / d**0.5).to(device)
         directions[trial] = torch.randn(d, n_latents, generator=generator).T.to(device)
-    weights.grad = slopes  # one tensor for the optimizer: four small ones cost as much again in calls as in arithmetic
-    optimizer = torch.optim.Adam([weights], lr=LEARNING_RATE, fused=True)
+    # one tensor for Adam: four small ones cost as much again in calls as in arithmetic. The class torch.optim.Adam does the same but
+    # imports PyTorch's compiler, which takes longer than the training.
+    first, second, steps = torch.zeros_like(weights), torch.zeros_like(weights), torch.zeros((), device=device)
+    adam_step = functools.partial(
+        adam, [weights], [slopes], [first], [second], [], [steps], fused=True, amsgrad=False, beta1=0.9, beta2=0.999, lr=LEARNING_RATE,
+        weight_decay=0.0, eps=1e-8, maximize=False,
+    )  # fmt: skip
     over = 1 if decoder == "dimension" else 2
     pre = torch.empty(trials, n_latents, rows, device=device)
     with torch.no_grad():
@@ -72,7 +79,7 @@ def train_small_saes(examples: Any, *, n_latents: int, l1: float, epochs: int, g
             for slope, gradient, parameter, axis in ((to_W_enc, encoder, W_enc, 2), (to_directions, decoders, directions, over)):
                 along = (gradient * parameter).sum(axis, keepdim=True)
                 torch.addcmul(gradient, along, parameter, value=-1, out=slope)
-            optimizer.step()
+            adam_step()
         normalize(W_enc, dim=2, out=W_enc)
         normalize(directions, dim=over, out=directions)
         trained = {"W_enc": W_enc, "b_enc": b_enc, "W_dec": directions.transpose(1, 2), "b": b}
