@@ -40,7 +40,7 @@ CONSOLE_ALLOWED = (
 # by `if not array` (plotly.basewidget, _remove_overlapping_props). The figure is as it should be.
 KERNEL_ALLOWED = (r"(?s)basewidget.*truth value of an array|truth value of an array.*basewidget|_remove_overlapping_props",)
 
-RUN = "() => window.jupyterapp.commands.execute('notebook:run-all-cells').then(() => true)"
+RUN = "() => { window.tests.running = window.jupyterapp.commands.execute('notebook:run-all-cells'); return true }"
 SAVE = "() => window.jupyterapp.commands.execute('docmanager:save').then(() => true)"
 READY = "() => window.tests.ready()"
 CHANGED = "([selector, before]) => document.querySelector(selector).innerText !== before"
@@ -148,21 +148,29 @@ class Desk:
             self.problems.append(f"console: {text}")
 
     def run(self, path: Path) -> list[dict]:
-        """Open a notebook, run all its cells to the end, save it; returns its cells. A traceback in any of them is a problem."""
-        page = self.page
-        page.evaluate("path => window.jupyterapp.commands.execute('docmanager:open', {path, factory: 'Notebook'})", path.name)
-        page.wait_for_function(READY, timeout=START_SECONDS * 1000)
-        page.evaluate("() => window.tests.watch() && true")
-        page.set_default_timeout(START_SECONDS * 1000)
-        page.evaluate(RUN)
-        page.wait_for_function(READY, timeout=START_SECONDS * 1000)
-        page.set_default_timeout(STEP_SECONDS * 1000)
-        cells = page.evaluate("() => window.tests.cells()")
+        """Open a notebook, run all its cells to the end; returns its cells. A traceback in any of them is a problem."""
+        self.start(path)
+        cells = self.finish()
         for cell in cells:
             for output in cell.get("outputs", ()):
                 if output["output_type"] == "error":
                     self.problems.append(f"cell {cell['source'][:60]!r}: {output['ename']}: {output['evalue']}")
         return cells
+
+    def start(self, path: Path | None = None) -> None:
+        """Open a notebook (or take the one in front), and begin to run all its cells."""
+        page = self.page
+        if path is not None:
+            page.evaluate("path => window.jupyterapp.commands.execute('docmanager:open', {path, factory: 'Notebook'})", path.name)
+            page.wait_for_function(READY, timeout=START_SECONDS * 1000)
+            page.evaluate("() => window.tests.watch() && true")
+        page.evaluate(RUN)
+
+    def finish(self) -> list[dict]:
+        """Wait until the cells have run, or were left out after one that failed; returns them."""
+        self.page.evaluate("() => window.tests.running.then(() => true)")
+        self.page.wait_for_function(READY, timeout=START_SECONDS * 1000)
+        return self.page.evaluate("() => window.tests.cells()")
 
     def ask(self, expression: str):
         """The value of a Python expression in the notebook's kernel."""

@@ -55,6 +55,9 @@ def interrupted_by(button: Any) -> Iterator[None]:
                 _thread.interrupt_main()
             running = False
 
+    # ipykernel from 7.4 on brings a widget's message to the thread that last spoke for it, here to the busy cell's; without a note of
+    # that it goes where the page asks for, which is beside the cell
+    vars(button.comm).pop("_reply_subshell_id", None)
     button.on_click(end)
     try:
         yield
