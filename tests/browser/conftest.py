@@ -44,6 +44,7 @@ RUN = "() => { window.tests.running = window.jupyterapp.commands.execute('notebo
 SAVE = "() => window.jupyterapp.commands.execute('docmanager:save').then(() => true)"
 READY = "() => window.tests.ready()"
 CHANGED = "([selector, before]) => document.querySelector(selector).innerText !== before"
+LASSO = "plot => plot._fullLayout.dragmode === 'lasso' && plot.querySelector('.modebar-btn.active[data-val=lasso]')"
 SAYS = "([selector, text]) => document.querySelector(selector).textContent.includes(text)"
 
 
@@ -98,18 +99,29 @@ class Panel:
         self.page.mouse.click(*place)
 
     def lasso(self, name: str, corners: list[tuple[float, float]]) -> None:
-        """Draw a lasso around corners, given in coordinates of the first axes."""
-        plot = self.plot(name)
+        """Draw a lasso around corners, given in coordinates of the first axes.
+
+        The figure tells the kernel what it hovers over and what was lassoed in one and the same property, of which only the last value is
+        sent once the kernel has answered. So the kernel has nothing left to answer when the button is let go.
+        """
+        plot, page = self.plot(name), self.page
         plot.hover()
         plot.locator('.modebar-btn[data-val="lasso"]').first.click()
-        self.page.wait_for_timeout(500)  # the tool is there after the plot was drawn anew; a hand is no faster
+        page.wait_for_function(LASSO, arg=plot.element_handle())
+        self.answered()
         places = [plot.evaluate("(plot, at) => window.tests.place(plot, at)", [None, x, y]) for x, y in corners]
-        self.page.mouse.move(*places[0])
-        self.page.mouse.down()
+        page.mouse.move(*places[0])
+        page.mouse.down()
         for place in [*places[1:], places[0]]:
-            self.page.mouse.move(*place, steps=6)
-        self.page.wait_for_timeout(200)
-        self.page.mouse.up()
+            page.mouse.move(*place, steps=6)
+        plot.locator(".select-outline").first.wait_for(state="attached")
+        self.answered()
+        page.mouse.up()
+
+    def answered(self) -> None:
+        """Wait until the kernel has answered what it was told so far."""
+        self.page.evaluate("() => window.tests.ask('0')")
+        self.page.wait_for_function(READY)
 
     def words(self, name: str) -> str:
         """The text of a pane."""
@@ -184,19 +196,12 @@ class Desk:
         panel.root.scroll_into_view_if_needed()
         return panel
 
-    def holds(self, expression: str, expected, seconds: float) -> bool:
-        """Whether a Python expression in the kernel comes to have a value within so many seconds."""
-        deadline = time.monotonic() + seconds
-        while self.ask(expression) != expected:
-            if time.monotonic() > deadline:
-                return False
-            self.page.wait_for_timeout(100)
-        return True
-
     def until(self, expression: str, expected) -> None:
         """Wait until a Python expression in the kernel has a value: what the page sent takes its time."""
-        if not self.holds(expression, expected, STEP_SECONDS):
-            assert self.ask(expression) == expected, expression
+        deadline = time.monotonic() + STEP_SECONDS
+        while self.ask(expression) != expected and time.monotonic() < deadline:
+            self.page.wait_for_timeout(100)
+        assert self.ask(expression) == expected, expression
 
     def theme(self, name: str) -> None:
         """Change JupyterLab's theme: "dark" or "light"."""
