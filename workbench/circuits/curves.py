@@ -15,6 +15,7 @@ Sources: Wang et al. 2023; Marks et al. 2024; `methods.md` section 6.10.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -93,6 +94,8 @@ def head_curve(
     InputError
         For scores of another shape, or sizes that are not there.
     """
+    import torch
+
     values = np.asarray(scores, dtype=float)
     layers, heads = model.cfg.n_layers, model.cfg.n_heads
     if values.shape != (layers, heads) or not np.isfinite(values).all() or ablation not in ABLATIONS:
@@ -102,21 +105,17 @@ def head_curve(
     means = _means(model, task, source, batch_size) if ablation == "mean" else None
     parts = [(rows, _replacements(model, task, source, rows, ablation, means)) for rows in batches(len(base), batch_size)]
 
-    def measure(kept: np.ndarray) -> float:
-        import torch
-
-        patched, total = ~kept.reshape(layers, heads), 0.0
+    def measure(kept: np.ndarray) -> np.ndarray:
+        total = np.zeros(len(kept))
         for rows, new in parts:
-
-            def swap(z: Any, layer: int, new: list) -> Any:
-                which = torch.as_tensor(patched[layer], device=z.device)
-                return torch.where(which[:, None], new[layer].to(z.dtype), z)
-
-            hooks = [
-                at_heads(layer, lambda z, layer=layer, new=new: swap(z, layer, new)) for layer in range(layers) if patched[layer].any()
-            ]
-            with torch.no_grad():
-                total += float(metric_of(task, forward(model, base[rows], hooks, last=task.last[rows]), rows).sum())
+            n = rows.stop - rows.start
+            for some in batches(len(kept), max(1, batch_size // n)):  # several circuits at once, each with its own rows of the batch
+                patched = ~kept[some].reshape(-1, layers, heads)
+                hooks = [at_heads(layer, functools.partial(_patched, new=new[layer], which=patched[:, layer]))
+                         for layer in range(layers) if patched[:, layer].any()]  # fmt: skip
+                with torch.no_grad():
+                    logits = forward(model, np.tile(base[rows], (len(patched), 1)), hooks, last=np.tile(task.last[rows], len(patched)))
+                total[some] += [float(metric_of(task, one, rows).sum()) for one in logits.split(n)]
         return total / len(base)
 
     inputs = {"model": str(model.cfg.model_name), "scores": values, "positive": task.positive, "negative": task.negative}
@@ -174,7 +173,7 @@ def latent_curve(
         parts.append((rows, f - f_neg, torch.zeros_like(e) if keep_error else e - e_neg))
     W_dec = sae.W_dec.detach()
 
-    def measure(kept: np.ndarray) -> float:
+    def measure_one(kept: np.ndarray) -> float:
         total = 0.0
         for rows, latent_change, error_change in parts:
             out = torch.as_tensor(~kept, device=latent_change.device)
@@ -189,7 +188,19 @@ def latent_curve(
     if sizes is None:
         sizes = sorted({0, F, *(2**power for power in range(int(np.log2(F)) + 1))})
     inputs = {"model": str(model.cfg.model_name), "W_dec": sae.W_dec, "scores": values, "positive": task.positive}
+
+    def measure(kept: np.ndarray) -> np.ndarray:
+        return np.array([measure_one(one) for one in kept])
+
     return _curve(measure, values, sizes, n_null, seed, inputs, {"task": task.name, "hook": hook, "keep_error": keep_error})
+
+
+def _patched(z: Any, new: Any, which: np.ndarray) -> Any:
+    """z (g·n, length, H, d_head) with `new` (n, length, H, d_head), or a number, for the heads that `which` (g, H) says of each n rows."""
+    import torch
+
+    parts = z.view(len(which), -1, *z.shape[1:])
+    return torch.where(torch.as_tensor(which, device=z.device)[:, None, None, :, None], new.to(z.dtype), parts).reshape(z.shape)
 
 
 def _curve(measure: Callable[[np.ndarray], float], values: np.ndarray, sizes: Any, n_null: int, seed: int, inputs: dict, parameters: dict):
@@ -202,24 +213,21 @@ def _curve(measure: Callable[[np.ndarray], float], values: np.ndarray, sizes: An
             f"numbers from 0 to {n}, and at least one random ranking",
             "correct them",
         )
-    whole, none = measure(np.ones(n, dtype=bool)), measure(np.zeros(n, dtype=bool))
+    whole, none = measure(np.stack([np.ones(n, dtype=bool), np.zeros(n, dtype=bool)])).tolist()
     if abs(whole - none) < 1e-9 * max(abs(whole), abs(none), 1e-9):
         fail(InputError, f"a metric of {whole:.4g} with everything and with nothing", "units that matter", "use negatives that differ")
-
-    def first(order: np.ndarray, size: int) -> np.ndarray:
-        kept = np.zeros(n, dtype=bool)
-        kept[order[:size]] = True
-        return kept
-
-    def share(kept: np.ndarray) -> float:
-        return 1.0 if kept.all() else 0.0 if not kept.any() else (measure(kept) - none) / (whole - none)
-
-    order = np.argsort(-values, kind="stable")
     rng = np.random.default_rng(seed)
-    faithful = np.array([share(first(order, size)) for size in sizes])
-    complete = np.array([share(~first(order, size)) for size in sizes])
-    draws = [rng.permutation(n) for _ in range(n_null)]
-    null = np.array([[share(first(draw, size)) for size in sizes] for draw in draws])
+    orders = [np.argsort(-values, kind="stable"), *(rng.permutation(n) for _ in range(n_null))]
+    kept = np.zeros((len(orders), len(sizes), n), dtype=bool)
+    for of_order, order in zip(kept, orders, strict=True):
+        for one, size in zip(of_order, sizes, strict=True):
+            one[order[:size]] = True
+    kept = np.concatenate([kept.reshape(-1, n), ~kept[0]])
+    share = kept.all(1).astype(float)
+    between = np.flatnonzero(kept.any(1) & ~kept.all(1))  # everything is 1 and nothing is 0
+    share[between] = (measure(kept[between]) - none) / (whole - none) if len(between) else 0
+    complete, share = share[-len(sizes) :], share[: -len(sizes)].reshape(-1, len(sizes))
+    faithful, null = share[0], share[1:]
     area = float(faithful.mean())
     return CircuitCurve(
         sizes=sizes,

@@ -200,7 +200,8 @@ def _ranks(values: np.ndarray) -> np.ndarray:
 
 def _above(true: np.ndarray, false: np.ndarray) -> np.ndarray:
     """Which member outranks which other: 1, 0, and a half for ties; its mean is the AUC."""
-    return (true[:, None] > false).astype(float) + 0.5 * (true[:, None] == false)
+    true, false = true[..., :, None], false[..., None, :]
+    return (true > false).astype(float) + 0.5 * (true == false)
 
 
 def _drawn_shares(values: np.ndarray, draws: np.ndarray, thresholds: np.ndarray) -> np.ndarray:

@@ -261,29 +261,41 @@ def _exact(model: Any, task: Any, ablation: str, direction: str, batch_size: int
     sign = 1.0 if direction == "noising" else -1.0
     means = _means(model, task, source, batch_size) if ablation == "mean" else None
     effect = np.empty((len(base), model.cfg.n_layers, model.cfg.n_heads))
-    metric = np.empty((2, len(base)))
+    heads, metric = list(np.ndindex(effect.shape[1:])), np.empty((2, len(base)))
     for rows in batches(len(base), batch_size):
         length = int(task.last[rows].max()) + 1
         part = task.take(rows)
         part = dataclasses.replace(part, positive=part.positive[:, :length], negative=part.negative[:, :length])
         last = task.last[rows]
 
-        def value(ids: np.ndarray, hooks: list = (), part: Any = part, last: np.ndarray = last) -> np.ndarray:
+        def value(ids: np.ndarray, part: Any = part, last: np.ndarray = last) -> np.ndarray:
             with torch.no_grad():
-                return metric_of(part, forward(model, ids, hooks, last=last), slice(None)).cpu().numpy()
+                return metric_of(part, forward(model, ids, last=last), slice(None)).cpu().numpy()
 
         new = _replacements(model, task, source[:, :length], rows, ablation, means)
         run, other = value(base[rows, :length]), value(source[rows, :length])
         metric[:, rows] = (run, other) if direction == "noising" else (other, run)
-        for layer in range(model.cfg.n_layers):
-            for head in range(model.cfg.n_heads):
-
-                def swap(z: Any, layer: int = layer, head: int = head, new: list = new) -> Any:
-                    z[:, :, head] = (new[layer][:, :, head] if new[layer].ndim else new[layer]).to(z.dtype)
-                    return z
-
-                effect[rows, layer, head] = sign * (run - value(base[rows, :length], [at_heads(layer, swap)]))
+        group = max(1, batch_size // len(run))
+        for start in range(0, len(heads), group):  # several heads at once: prompts of another head are other rows of the batch
+            some = heads[start : start + group]
+            swaps = [at_heads(layer, _swap(new[layer], [(i, head) for i, (at, head) in enumerate(some) if at == layer], len(run)))
+                     for layer in sorted({layer for layer, _ in some})]  # fmt: skip
+            with torch.no_grad():
+                logits = forward(model, np.tile(base[rows, :length], (len(some), 1)), swaps, last=np.tile(last, len(some)))
+            for (layer, head), patched in zip(some, logits.split(len(run)), strict=True):
+                effect[rows, layer, head] = sign * (run - metric_of(part, patched, slice(None)).cpu().numpy())
     return effect, metric[0], metric[1]
+
+
+def _swap(new: Any, places: list[tuple[int, int]], n: int) -> Any:
+    """What puts `new` (n, length, H, d_head), or a number, in the place of one head for the i-th n prompts of a batch, for (i, head)."""
+
+    def swap(z: Any) -> Any:
+        for i, head in places:
+            z[i * n : (i + 1) * n, :, head] = (new[:, :, head] if new.ndim else new).to(z.dtype)
+        return z
+
+    return swap
 
 
 def _first_order(model: Any, task: Any, method: str, ablation: str, direction: str, batch_size: int) -> np.ndarray:

@@ -41,6 +41,7 @@ EDGE = "head codes, edge"
 NODE = "head codes, node"
 METHODS = (NODE, EDGE, f"{NODE} (authors)", f"{EDGE} (authors)", "activation patching", "attribution patching", "EAP", "EAP-IG", "HISP",
            "linear probe", "random")  # fmt: skip
+_PAIRS = 1 << 20  # of a member and another head, compared at once
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -190,12 +191,12 @@ def auc_difference(first: Any, second: Any, truth: Any, *, n_boot: int = 1000, n
     samples = [gap[np.ix_(rng.integers(n_true, size=n_true), rng.integers(n_false, size=n_false))].mean() for _ in range(n_boot)]
     difference = float(gap.mean())
 
-    def of_ranks(swap: np.ndarray) -> float:
-        mixed = np.where(swap, ranks[::-1], ranks)
-        # swapped rows are no rankings any more, so they are ranked again
-        return float(np.subtract(*[_above(one[members], one[~members]).mean() for one in mixed]))
-
-    null = np.array([of_ranks(rng.random(len(members)) < 0.5) for _ in range(n_null)])
+    null, step = [], max(1, _PAIRS // (n_true * n_false))
+    for done in range(0, n_null, step):
+        swap = rng.random((min(step, n_null - done), 1, len(members))) < 0.5
+        mixed = np.where(swap, ranks[::-1], ranks)  # swapped ranks are no rankings any more, so which outranks which is looked up again
+        null.append(_above(mixed[..., members], mixed[..., ~members]).mean((2, 3)) @ (1, -1))
+    null = np.concatenate(null)
     low, high = np.percentile(samples, [2.5, 97.5])
     p_value = float((1 + (np.abs(null) >= abs(difference) - 1e-12).sum()) / (n_null + 1))
     return {"difference": difference, "low": float(low), "high": float(high), "p_value": p_value}
