@@ -45,7 +45,7 @@ SAVE = "() => window.jupyterapp.commands.execute('docmanager:save').then(() => t
 READY = "() => window.tests.ready()"
 CHANGED = "([selector, before]) => document.querySelector(selector).innerText !== before"
 LASSO = "plot => plot._fullLayout.dragmode === 'lasso' && plot.querySelector('.modebar-btn.active[data-val=lasso]')"
-SAYS = "([selector, text]) => document.querySelector(selector).textContent.includes(text)"
+SAYS = "([selector, text]) => (document.querySelector(selector)?.textContent || '').includes(text)"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -158,8 +158,10 @@ class LatentExplorer(Explorer):
     def figure(self) -> Any:
         """The map in its present colours, selected latents ringed."""
         name, facts = self._value("colour"), self.facts
-        return latent_points(self._layout, facts.colours[name], facts.alive, name=name, categorical=facts.categorical(name),
-                             chosen=[self.latent], listed=self.listed, kind=trace_kind(len(self._layout)), title="")  # fmt: skip
+        figure = latent_points(self._layout, facts.colours[name], facts.alive, name=name, categorical=facts.categorical(name),
+                               chosen=[self.latent], listed=self.listed, kind=trace_kind(len(self._layout)), title="")  # fmt: skip
+        # rings mark what a lasso caught; were the rest faint, it would stay so after the next search, the chosen latent's ring too
+        return figure.for_each_trace(lambda trace: trace.update(unselected={"marker": {"opacity": 1}}))
 
     def histogram(self) -> Any:
         """The chosen latent's activations as a figure."""

@@ -82,7 +82,7 @@ def crystal_view(
         for panel, points, sizes, depth in ((left, plane, 7, 0.8 if lit else 0.6), (right, pair, size, opacity)):
             panel.draw({
                 "type": "scatter", "x": points[own, 0], "y": points[own, 1], "mode": "markers", "name": str(name),
-                "legendgroup": str(name), "showlegend": panel is right, "zorder": int(name == chosen),
+                "legendgroup": str(name), "showlegend": panel is left, "zorder": int(name == chosen),
                 "customdata": np.flatnonzero(own),
                 "text": None if words is None else np.asarray(words)[own].tolist(),
                 "hovertemplate": f"{name}<br>%{{text}}<extra></extra>" if words is not None else f"{name}<extra></extra>",
@@ -91,7 +91,7 @@ def crystal_view(
     below.draw(*_curve(curve, n_components))
     return picture(
         [left, right, below], title=title, width=1000, height=860, margin={"l": 60, "r": 20, "t": 90, "b": 150},
-        legend={"orientation": "h", "x": 0, "y": -0.12, "yanchor": "top"},
+        legend={"orientation": "h", "x": 0, "y": -0.12, "yanchor": "top", "itemsizing": "constant"},
         legend2={"orientation": "h", "x": 0, "y": 0.28, "yanchor": "bottom", "font": {"size": 12}},
     )  # fmt: skip
 
