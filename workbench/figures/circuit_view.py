@@ -84,7 +84,8 @@ def roc_point(found: ROC, at: tuple[float, float], *, title: str = "ROC") -> go.
     title : str
     """
     low, high = np.percentile(found.null, [2.5, 97.5])
-    x, y = ({"title": {"text": f"{name} positive rate", "standoff": 6}, "range": [-0.03, 1.03], "dtick": 0.25} for name in ("false", "true"))
+    x, y = ({"title": {"text": f"{name} positive rate", "standoff": 6}, "range": [-0.03, 1.03], "dtick": 0.25}
+            for name in ("false", "true"))  # fmt: skip
     panel = Panel((0, 1, 0, 1), x, y).draw(
         {"type": "scatter", "x": [0, 1], "y": [0, 1], "mode": "lines", "name": f"random: AUC {low:.2f} to {high:.2f} (95 %)",
          "line": {"color": FAINT, "dash": "dot"}},
