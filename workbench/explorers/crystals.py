@@ -167,9 +167,10 @@ class CrystalExplorer(Redrawing):
             f"({score['in_sample']:.3f} in sample, {score['before']:.3f} before). Relations permuted: mean {score['null_mean']:.3f}, 95 % "
             f"up to {score['null_high']:.3f}; p = {score['p_value']:.3f}."
         ))  # fmt: skip
-        table = frame({"relation": parallel.relations, "mean cosine of its differences": parallel.within,
+        table = frame({"relation": parallel.relations, "mean cosine": parallel.within,
                               "pairs": [int((self._relation == name).sum()) for name in parallel.relations]})  # fmt: skip
-        note = f"Across relations {parallel.across:.3f}; within, all relations, {parallel.within_mean:.3f}, p = {parallel.p_value:.3f}."
+        note = (f"Cosine of differences: across relations {parallel.across:.3f}; within, all relations, {parallel.within_mean:.3f}, "
+                f"p = {parallel.p_value:.3f}.")  # fmt: skip
         self._write("relations", section("How parallel each relation is", table_html(table, note=note)))
         if chosen == ALL or self._words is None:
             words = "Choose a relation to list its pairs." if self._words is not None else "No words were given."
