@@ -110,7 +110,7 @@ def roc(scores: Any, truth: Any, *, n_boot: int = 1000, n_null: int = 1000, leve
     auc, mean_rank = float(aucs.mean()), ranks.mean(0)  # the AUC is linear in ranks, so the mean rank has the mean AUC
     above = np.mean([_above(one[members], one[~members]) for one in values], axis=0)  # (n_true, n_false)
     draws = rng.integers(n_true, size=(n_boot, n_true)), rng.integers(n_false, size=(n_boot, n_false))
-    samples = np.array([above[np.ix_(rows, columns)].mean() for rows, columns in zip(*draws, strict=True)])
+    samples = drawn_means(above, *draws)
     sums = np.array([rng.permutation(mean_rank)[:n_true].sum() for _ in range(n_null)])
     null = (sums - n_true * (n_true + 1) / 2) / (n_true * n_false)
     shown = values[0] if len(values) == 1 else mean_rank
@@ -204,14 +204,25 @@ def _above(true: np.ndarray, false: np.ndarray) -> np.ndarray:
     return (true > false).astype(float) + 0.5 * (true == false)
 
 
+def drawn_means(table: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """Mean of table (a, b) over each draw of rows (n_boot, a) and of columns (n_boot, b), both with replacement: (n_boot,)."""
+    times = [_times(draw, size) for draw, size in zip((rows, columns), table.shape, strict=True)]
+    return np.einsum("ij,ij->i", times[0] @ table, times[1]) / table.size
+
+
+def _times(draws: np.ndarray, size: int) -> np.ndarray:
+    """How often each of `size` items is in each of the draws (n_boot, n): (n_boot, size)."""
+    n_boot = len(draws)
+    return np.bincount((draws + size * np.arange(n_boot)[:, None]).ravel(), minlength=n_boot * size).reshape(n_boot, size).astype(float)
+
+
 def _drawn_shares(values: np.ndarray, draws: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
     """Share of each draw (n_boot, n) of the values (n,) that reaches each of the falling thresholds (k,): (n_boot, k)."""
     n_boot, n = draws.shape
     order = np.argsort(-values)
     place = np.empty(n, dtype=np.int64)
     place[order] = np.arange(n)
-    counts = np.bincount((place[draws] + n * np.arange(n_boot)[:, None]).ravel(), minlength=n_boot * n).reshape(n_boot, n)
-    reached = np.hstack([np.zeros((n_boot, 1)), counts.cumsum(1) / n])
+    reached = np.hstack([np.zeros((n_boot, 1)), _times(place[draws], n).cumsum(1) / n])
     return reached[:, np.searchsorted(-values[order], -thresholds, side="right")]
 
 

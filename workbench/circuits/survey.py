@@ -26,7 +26,7 @@ import numpy as np
 from workbench.circuits.baselines import probe_heads, random_scores
 from workbench.circuits.coding import HeadScores, head_codes
 from workbench.circuits.edges import patch_edges
-from workbench.circuits.evaluation import _above, _checked, _ranks, roc
+from workbench.circuits.evaluation import _above, _checked, _ranks, drawn_means, roc
 from workbench.circuits.heads import task_head_outputs
 from workbench.circuits.patching import patch_heads
 from workbench.errors import InputError, NotFoundError, fail
@@ -188,7 +188,8 @@ def auc_difference(first: Any, second: Any, truth: Any, *, n_boot: int = 1000, n
     ranks = np.stack([np.mean([_ranks(one) for one in values], axis=0) for values, _ in checked])
     rng = np.random.default_rng(seed)
     gap = above[0] - above[1]
-    samples = [gap[np.ix_(rng.integers(n_true, size=n_true), rng.integers(n_false, size=n_false))].mean() for _ in range(n_boot)]
+    draws = [(rng.integers(n_true, size=n_true), rng.integers(n_false, size=n_false)) for _ in range(n_boot)]
+    samples = drawn_means(gap, *(np.stack(side) for side in zip(*draws, strict=True)))
     difference = float(gap.mean())
 
     null, step = [], max(1, _PAIRS // (n_true * n_false))
