@@ -2,13 +2,14 @@
 and is pursuit worth batching?
 
 Run by hand: `python -m pytest tests/benchmarks/test_darkmatter.py -s`. `WORKBENCH_BENCHMARK_TOKENS` (default 200000) makes it smaller.
-Chunks of d = 768 come from a function, as they would from an SAE of 16,384 latents, whose own products are not counted on either side.
-The products are timed on some blocks, in the same process, before and after, and scaled to all tokens; their gate is in CPU seconds, wall
-seconds are printed. Pursuit and the loop over tokens both have all cores: their gate is in wall seconds.
+Chunks of d = 768 come from functions, as they would from an SAE of 16,384 latents, whose own products are counted on neither side.
+The products are timed on some blocks, in the same process, before and after, and scaled to all tokens; both wall and CPU seconds
+have to keep the gate. Pursuit and the loop over tokens both have all cores: their gate is in wall seconds, CPU seconds are printed.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import resource
@@ -27,22 +28,6 @@ GATES = {"ratio": 1.5, "growth_mib": 64.0, "speedup": 20.0, "difference": 1e-10}
 def clocks() -> np.ndarray:
     """Wall and CPU seconds of this process."""
     return np.array([time.perf_counter(), time.process_time()])
-
-
-class Chunk:
-    """x and x_hat of one chunk, made when it is called; what making all of them cost, in wall and CPU seconds, is counted."""
-
-    making = np.zeros(2)
-
-    def __init__(self, index: int, bank: np.ndarray, mixing: np.ndarray) -> None:
-        self.index, self.bank, self.mixing = index, bank, mixing
-
-    def __call__(self) -> tuple[np.ndarray, np.ndarray]:
-        start = clocks()
-        x = np.roll(self.bank, 17 * self.index, axis=1) * np.float32(1 + 0.01 * (self.index % 7))
-        made = x, x - self.mixing
-        Chunk.making += clocks() - start
-        return made
 
 
 def peak_mib() -> float:
@@ -69,11 +54,12 @@ def measure(tokens: int) -> dict[str, float]:
     rng = np.random.default_rng(0)
     bank = rng.standard_normal((CHUNK, D), dtype=np.float32) * np.linspace(3, 0.1, D, dtype=np.float32)
     mixing = 0.3 * np.roll(bank, 1, axis=1) + 0.2 * rng.standard_normal(bank.shape, dtype=np.float32)
-    chunks = [Chunk(index, bank, mixing) for index in range(tokens // CHUNK)]
+    ready = [(x, x - np.float32(scale) * mixing) for x, scale in ((bank, 1.0), (1.1 * np.roll(bank, 17, axis=1), 0.9))]
+    chunks = [functools.partial(ready.__getitem__, index % 2) for index in range(tokens // CHUNK)]
     needed = products()
-    start, Chunk.making = clocks(), np.zeros(2)
+    start = clocks()
     found = decompose_error(chunks)
-    seconds = clocks() - start - Chunk.making
+    seconds = clocks() - start
     assert found.n_tokens == tokens
     needed = tokens * np.minimum(needed, products())
     wall, cpu = seconds / needed
@@ -156,7 +142,7 @@ def in_a_process(*arguments: str) -> dict[str, float]:
 @pytest.mark.timeout(1800)
 def test_decomposition_costs_little_more_than_its_products_and_memory_does_not_grow():
     few, many = (in_a_process("decompose", str(tokens)) for tokens in (max(2 * CHUNK, TOKENS // 2), TOKENS))
-    assert many["cpu_ratio"] <= GATES["ratio"]
+    assert max(many["wall_ratio"], many["cpu_ratio"]) <= GATES["ratio"]
     per_token = 8 * 20 * (TOKENS - TOKENS // 2) / 2**20  # numbers a token that the result and its bootstrap hold: 160 bytes
     assert many["peak_mib"] - few["peak_mib"] <= GATES["growth_mib"] + per_token
 

@@ -205,8 +205,7 @@ def _decompose(chunks: Chunks, ridge: float | None, authors: bool, seed: int, n_
 def _reduce(accumulator: Any, chunks: Chunks, read: Callable[[], Iterable]) -> Any:
     if chunks.client is not None:
         return map_reduce(accumulator, chunks.jobs(), chunks.client, progress=False)
-    for chunk in read():
-        accumulator.update(chunk)
+    accumulator.take(read())
     return accumulator.result()
 
 

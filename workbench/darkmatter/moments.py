@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Self
 
 import numpy as np
@@ -24,6 +24,7 @@ from workbench.activations.threads import on_all_cores
 from workbench.darkmatter.splits import Split, signs
 from workbench.errors import InputError, fail
 
+Chunk = tuple[Any, Any, np.ndarray, np.ndarray]
 _BLOCK_BYTES = 48 << 20  # of the float64 copy of a block of rows
 _CACHE_BYTES = 1 << 20  # of the rows that are turned to float64 at a time
 
@@ -129,16 +130,29 @@ class SplitMoments:
     def __init__(self, split: Split) -> None:
         self.split, self.parts = split, [PairMoments() for _ in range(3)]
 
-    def update(self, chunk: tuple[Any, Any, np.ndarray, np.ndarray]) -> None:
+    def update(self, chunk: Chunk) -> None:
         """Take in predictors x (n, p), targets (n, q) or what makes them, document keys (n,) and row numbers (n,)."""
-        x, y, keys, rows = chunk
-        part = self.split.part(keys, rows)
-        width, space = x.shape[1] + y.shape[1], Space()
-        jobs = [(index, of_part[block]) for index in range(3) for of_part in [np.flatnonzero(part == index)]
-                for block in row_blocks(len(of_part), width)]  # fmt: skip
-        sums = on_all_cores(lambda job: centred_sums(self._pieces(x, y, keys, job[1]), len(job[1]), space), jobs)
-        for (index, _), found in zip(jobs, sums, strict=True):
+        self.take([chunk])
+
+    def take(self, chunks: Iterable[Chunk]) -> None:
+        """Take in many chunks; the next one is read while the last one is worked on."""
+        space = Space()
+
+        def sums(job: tuple[int, Any, Any, np.ndarray, np.ndarray]) -> tuple[int, PairMoments]:
+            index, x, y, keys, chosen = job
+            return index, centred_sums(self._pieces(x, y, keys, chosen), len(chosen), space)
+
+        for index, found in on_all_cores(sums, self._jobs(chunks)):
             self.parts[index].merge(found)
+
+    def _jobs(self, chunks: Iterable[Chunk]) -> Iterator[tuple[int, Any, Any, np.ndarray, np.ndarray]]:
+        """Blocks of rows of one part: its number, x, y, keys and the rows."""
+        for x, y, keys, rows in chunks:
+            part = self.split.part(keys, rows)
+            for index in range(3):
+                of_part = np.flatnonzero(part == index)
+                for block in row_blocks(len(of_part), x.shape[1] + y.shape[1]):
+                    yield index, x, y, keys, of_part[block]
 
     def _pieces(self, x: Any, y: Any, keys: np.ndarray, chosen: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for some in cached_rows(chosen, x.shape[1] + y.shape[1]):

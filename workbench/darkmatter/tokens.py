@@ -11,6 +11,7 @@ Source: methods.md section 4; Efron & Tibshirani 1993, chapter 8 (bootstrap).
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable, Iterator
 from typing import Any, Self
 
 import numpy as np
@@ -18,7 +19,7 @@ import scipy.sparse as sp
 
 from workbench.activations.threads import on_all_cores
 from workbench.darkmatter.bootstrap import bootstrap, sums_by_document
-from workbench.darkmatter.moments import Space, row_blocks
+from workbench.darkmatter.moments import Chunk, Space, row_blocks
 from workbench.darkmatter.ridge import LinearFit
 from workbench.darkmatter.splits import Split, mix
 
@@ -51,15 +52,22 @@ class TokenErrors:
         self.pieces: list[tuple[np.ndarray, ...]] = []
         self.dimensions = np.zeros((_GROUPS, 2, len(error.intercept))) if by_dimension else None
 
-    def update(self, chunk: tuple[Any, Any, np.ndarray, np.ndarray]) -> None:
+    def update(self, chunk: Chunk) -> None:
         """Take in x (n, d), x_hat (n, d), document keys (n,) and row numbers (n,)."""
-        x, x_hat, keys, rows = chunk
-        train, space = self.split.training(keys, rows), Space()
-        blocks = [(x[block], x_hat[block], keys[block], train[block]) for block in row_blocks(len(x), 2 * x.shape[1])]
-        for sums, dimensions in on_all_cores(lambda block: self._block(*block, space), blocks):
+        self.take([chunk])
+
+    def take(self, chunks: Iterable[Chunk]) -> None:
+        """Take in many chunks; the next one is read while the last one is worked on."""
+        space = Space()
+        for sums, dimensions in on_all_cores(lambda block: self._block(*block, space), self._blocks(chunks)):
             self.pieces.append(sums)
             if dimensions is not None:
                 self.dimensions += dimensions
+
+    def _blocks(self, chunks: Iterable[Chunk]) -> Iterator[tuple[np.ndarray, ...]]:
+        for x, x_hat, keys, rows in chunks:
+            train = self.split.training(keys, rows)
+            yield from ((x[block], x_hat[block], keys[block], train[block]) for block in row_blocks(len(x), 2 * x.shape[1]))
 
     def _block(self, x: np.ndarray, x_hat: np.ndarray, keys: np.ndarray, train: np.ndarray, space: Space) -> tuple[tuple, Any]:
         n, d = x.shape
