@@ -181,7 +181,10 @@ class LobeExplorer(Redrawing):
 
     def figure(self):
         """The map and the heat map as a plotly Figure."""
-        share, heat = self.share(), self._value("heat")
+        return self._view(self.share())
+
+    def _view(self, share: pd.DataFrame) -> Any:
+        heat = self._value("heat")
         found, alone = self.agreement, self._value("alone")
         name = NAMES[self._value("affinity")]
         return lobe_view(
@@ -222,14 +225,14 @@ class LobeExplorer(Redrawing):
 
     def _paint(self) -> None:
         found, alone, labels = self.agreement, self._value("alone"), self.labels
-        self._draw("map", self.figure())
+        share = self.share()
+        self._draw("map", self._view(share))
         words = (
             f"AMI with {self._value('k') or self._value('n_lobes')} geometric lobes <b>{found['ami']:z.3f}</b>; of {self._n_null} permuted "
             f"labelings mean {found['null_mean']:z.3f}, 95 % up to {found['null_high']:.3f}; p = {found['p_value']:.3f}. "
             f"{found['n_latents']:,} latents, {found['n_left_out']:,} in no lobe (dead, firing always, or without a direction)."
         )
         self._write("agreement", words)
-        share = self.share()
         sizes = np.bincount(labels[labels >= 0], minlength=len(share))
         top = share.to_numpy().argmax(axis=1)
         table = frame({"lobe": np.arange(1, len(share) + 1), "latents": sizes, "most alike": share.columns[top].astype(str),

@@ -50,12 +50,11 @@ def ami_with_null(
     entropies = _entropy(np.bincount(first)), _entropy(np.bincount(second))
     span = _apart(sum(entropies) / 2 - expected)
     ami = _apart(mutual_info_score(None, None, contingency=joint) - expected) / span
-    times = np.arange(n + 1)
-    weight = times * np.log(np.maximum(times, 1)) / n  # log n - weight[counts].sum() is the entropy of these counts
-    null = np.empty(n_null)
+    log, null = np.log(np.maximum(np.arange(n + 1), 1)), np.empty(n_null)
     for index in range(n_null):
-        counts = np.bincount(corner + (shuffle or rng.permutation)(second), minlength=cells)
-        null[index] = (sum(entropies) - np.log(n) + weight[counts].sum() - expected) / span
+        cell = corner + (shuffle or rng.permutation)(second)
+        # log n less the mean over items of the log of their cell's count is the joint entropy
+        null[index] = (sum(entropies) - np.log(n) + log[np.bincount(cell, minlength=cells)[cell]].mean() - expected) / span
     return float(ami), null
 
 
