@@ -208,9 +208,9 @@ def test_many_lobes_keep_distinct_marks_and_the_rest_share_one():
     labels = np.arange(60) % 30
     figure = lobes.lobe_view(RNG.standard_normal((60, 2)), labels, np.eye(30), columns=[str(i) for i in range(30)])
     own = [trace for trace in figure.data if trace.type == "scatter" and trace.name.startswith("lobe ")]
-    assert len({(trace.marker.color, trace.marker.symbol) for trace in own}) == len(own) == 20
-    rest = next(trace for trace in figure.data if (trace.name or "").startswith("lobes 21 to 30"))
-    assert set(np.asarray(rest.customdata).tolist()) == set(np.flatnonzero(labels >= 20).tolist())
+    assert len({(trace.marker.color, trace.marker.symbol) for trace in own}) == len(own) == 12
+    rest = next(trace for trace in figure.data if (trace.name or "").startswith("lobes 13 to 30"))
+    assert set(np.asarray(rest.customdata).tolist()) == set(np.flatnonzero(labels >= 12).tolist())
     big = lobes.lobe_view(RNG.standard_normal((3001, 2)), np.arange(3001) % 2, np.eye(2), columns=["1", "2"])
     assert {trace.type for trace in big.data} == {"scattergl", "heatmap"}
 

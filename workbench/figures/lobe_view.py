@@ -18,7 +18,7 @@ from workbench.figures.theme import FAINT, INK, OKABE_ITO, SEQUENTIAL, SMALLEST_
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-DISTINCT = 20  # lobes with a mark of their own; more could not be told apart
+DISTINCT = 12  # lobes with a mark of their own: two of each colour; more are hard to tell apart
 _DRAWN = tuple(colour for colour in OKABE_ITO if colour not in ("#F0E442", "#000000"))  # hard to see on a white or on a dark page
 _WRITTEN = 160  # cells of a heat map whose numbers still fit
 
