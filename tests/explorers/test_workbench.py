@@ -67,7 +67,9 @@ def in_a_cell(monkeypatch):
     displayed = []
     monkeypatch.setattr("workbench.explorers.workbench.in_kernel", lambda: True)
     monkeypatch.setattr("IPython.display.display", displayed.append)
-    return displayed
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # as a kernel has it; a background job may ignore interrupts
+    yield displayed
+    signal.signal(signal.SIGINT, before)
 
 
 def test_in_a_notebook_the_bar_is_in_the_widget_while_lenses_are_gathered(llama, sae, lenses, in_a_cell, monkeypatch):
