@@ -38,6 +38,7 @@ NAMES: dict[str, str] = {
     "FeatureCodes": "workbench.activations.codes",
     "map_reduce": "workbench.activations.streaming",
     "umap_layout": "workbench.geometry.layout",
+    "begin_umap_layout": "workbench.geometry.layout",
     "nearest_neighbours": "workbench.geometry.layout",
     "cooccurrence": "workbench.geometry.lobes",
     "affinity": "workbench.geometry.lobes",

@@ -23,7 +23,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from workbench.figures.theme import find_browser
+from workbench.figures.browser import find_browser
 
 ROOT = Path(__file__).resolve().parents[2]
 START_SECONDS, STEP_SECONDS = 400, 60  # generous: a busy machine without a graphics card draws WebGL slowly

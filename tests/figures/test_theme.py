@@ -10,6 +10,7 @@ import pytest
 
 from workbench.errors import InputError, StorageError
 from workbench.figures import theme
+from workbench.figures.browser import find_browser
 
 TABLE = pd.DataFrame({"x": [1, 2], "y": [0.25, 1 / 3]})
 
@@ -76,7 +77,7 @@ def test_nothing_is_written_without_a_folder(figure, tmp_path, monkeypatch):
 
 
 NEEDS_BROWSER = pytest.mark.skipif(
-    theme.find_browser() is None and not os.environ.get("CI"), reason="no Chromium; Debian and Ubuntu: apt-get install chromium"
+    find_browser() is None and not os.environ.get("CI"), reason="no Chromium; Debian and Ubuntu: apt-get install chromium"
 )
 
 

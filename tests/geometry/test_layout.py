@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from workbench.errors import InputError, WorkbenchWarning
-from workbench.geometry.layout import nearest_neighbours, umap_layout
+from workbench.geometry import layout as layout_module
+from workbench.geometry.layout import begin_umap_layout, nearest_neighbours, umap_layout
 
 
 def brute_force(points, k, metric):
@@ -212,3 +213,75 @@ def test_unwritable_cache_warns_and_still_answers(tmp_path, monkeypatch):
     monkeypatch.setenv("WORKBENCH_CACHE", str(blocker / "cache"))
     with pytest.warns(WorkbenchWarning, match="not kept"):
         assert umap_layout(planted(size=10)[0]).shape == (60, 2)
+
+
+def test_a_layout_begun_elsewhere_is_the_same_and_is_not_computed_here(cache, monkeypatch):
+    points = planted(size=10)[0]
+    here = umap_layout(points, min_dist=0.2)
+    for file in cache.rglob("*.safetensors"):
+        file.unlink()
+    begin_umap_layout(points, min_dist=0.2)
+    begin_umap_layout(points, min_dist=0.2)
+    assert len(layout_module._BEGUN) == 1
+    monkeypatch.setattr(layout_module, "_lay_out", lambda *args: pytest.fail("it was computed here"))
+    np.testing.assert_array_equal(umap_layout(points, min_dist=0.2), here)
+    assert not layout_module._BEGUN
+    begin_umap_layout(points, min_dist=0.2)
+    assert not layout_module._BEGUN  # it is kept; nothing to begin
+
+
+def test_a_process_that_fails_costs_nothing_but_its_time(cache):
+    points = planted(size=10)[0]
+    begin_umap_layout(points)
+    (process,) = layout_module._BEGUN.values()
+    process.kill()
+    assert umap_layout(points).shape == (60, 2)
+
+
+def test_an_interrupted_wait_ends_the_process(cache, monkeypatch):
+    points = planted(size=10)[0]
+    begin_umap_layout(points)
+    (process,) = layout_module._BEGUN.values()
+    wait, calls = process.wait, []
+
+    def interrupted():
+        calls.append(len(calls))
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        return wait()
+
+    monkeypatch.setattr(process, "wait", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        umap_layout(points)
+    assert process.poll() is not None
+    assert not layout_module._BEGUN
+
+
+def test_nothing_is_left_when_python_ends(cache):
+    code = (
+        "import numpy as np; from workbench.geometry import layout;"
+        "layout.begin_umap_layout(np.random.default_rng(0).normal(size=(500, 8)));"
+        "print(*(process.pid for process in layout._BEGUN.values()))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], env=os.environ | {"WORKBENCH_CACHE": str(cache)},
+        capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    assert not done.stderr
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(done.stdout), 0)
+
+
+def test_what_cannot_be_laid_out_is_refused_at_once(cache):
+    with pytest.raises(InputError, match="To mend it"):
+        begin_umap_layout(np.eye(4), n_neighbors=2)
+    assert not layout_module._BEGUN
+
+
+def test_a_process_that_cannot_be_started_is_done_without(cache, monkeypatch):
+    def no_process(*args, **kwargs):
+        raise OSError("no more processes")
+
+    monkeypatch.setattr(layout_module.subprocess, "Popen", no_process)
+    begin_umap_layout(planted(size=10)[0])
+    assert not layout_module._BEGUN

@@ -95,7 +95,7 @@ def gather(
         For an SAE that does not belong to the model.
     """
     from workbench.activations import encode, harvest
-    from workbench.geometry.layout import umap_layout
+    from workbench.geometry.layout import begin_umap_layout, umap_layout
     from workbench.sources.corpora import corpus
 
     named = named_saes(saes)
@@ -103,6 +103,8 @@ def gather(
         fail(InputError, f"lenses {sorted(unknown)}", f"some of {LENSES}", "check the spelling")
     name, sae = next(iter(named.items()))
     hook, metadata = sae.cfg.metadata.hook_name, sae.cfg.metadata
+    n_neighbors = min(15, len(sae.W_dec) - 1)
+    begin_umap_layout(sae.W_dec, n_neighbors=n_neighbors, seed=seed)
     found: dict[str, Any] = {}
     missing: dict[str, str] = {}
     effects: dict[str, Any] = {}
@@ -126,7 +128,7 @@ def gather(
         store = harvest(model, tokens, list(dict.fromkeys([hook, *layers.values()])), progress=progress)
         codes = encode(store, hook, sae, progress=progress)
         tell("map")
-        found["layout"] = umap_layout(sae.W_dec, n_neighbors=min(15, codes.n_latents - 1), seed=seed)
+        found["layout"] = umap_layout(sae.W_dec, n_neighbors=n_neighbors, seed=seed)
         look("layers", lambda: _profile(store, layers, hook, sae, codes))
         look("lobes", lambda: _lobes(codes, n_lobes, seed))
         look("parallelograms", lambda: _parallelograms(sae, seed))

@@ -14,16 +14,14 @@ from __future__ import annotations
 import dataclasses
 import html
 import os
-import shutil
-import subprocess
-import tempfile
 import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from workbench.errors import InputError, StorageError, fail
+from workbench.errors import InputError, fail
+from workbench.figures.browser import page_png, png
 from workbench.figures.gallery import note_caption
-from workbench.figures.pictures import compact, cropped
+from workbench.figures.pictures import compact
 from workbench.results import write_atomically
 
 if TYPE_CHECKING:
@@ -37,12 +35,9 @@ INK, GRID, PAPER, FAINT = "#222222", "#DDDDDD", "#FFFFFF", "#8A8A8A"
 FONT_SIZE = 13
 SMALLEST_FONT = 12
 PNG_SCALE = 2  # drawn so many times as large, and averaged
-PNG_SECONDS = 300  # a busy machine without a graphics card draws WebGL slowly
-_BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "microsoft-edge", "brave-browser")
 _PAGE = "body{background:#fff;color:#222;font:14px Arial,Helvetica,sans-serif;margin:16px}"
 # in a picture nothing can be scrolled, and a table may be as wide as it likes
 _ALL_OF_IT = "*{max-height:none !important;overflow:visible !important}body{width:max-content;max-width:1800px}"
-_PAGE_SIZE = "1840,4000"
 _CAPTION_CHARACTERS = 110  # a line at 12 px in an 800 px wide figure
 
 
@@ -179,7 +174,7 @@ def save_figure(figure: go.Figure | Html, name: str, data: pd.DataFrame, caption
         if not (target / "plotly.min.js").exists():  # one copy beside all pages of a folder: 4 MB once, and no network for reading them
             write_atomically(target / "plotly.min.js", get_plotlyjs().encode())
         write_atomically(target / f"{name}.html", figure.to_html(include_plotlyjs="plotly.min.js", full_html=True).encode())
-        picture = png(figure)
+        picture = png(figure, scale=PNG_SCALE)
         picture = picture and compact(picture, shrink=PNG_SCALE)
     if picture is None:
         print(
@@ -189,54 +184,3 @@ def save_figure(figure: go.Figure | Html, name: str, data: pd.DataFrame, caption
     else:
         write_atomically(target / f"{name}.png", picture)
     return figure
-
-
-def find_browser() -> str | None:
-    """The path of a Chromium-like browser: BROWSER_PATH, else the first one on PATH, else None."""
-    named = os.environ.get("BROWSER_PATH")
-    if named:
-        return named if os.access(named, os.X_OK) else None
-    return next((path for name in _BROWSERS if (path := shutil.which(name))), None)
-
-
-def png(figure: go.Figure) -> bytes | None:
-    """A figure as the bytes of a PNG at twice its size in pixels, or None where no browser is installed."""
-    browser = find_browser()
-    if browser is None:
-        return None
-    import kaleido
-
-    width, height = figure.layout.width or template().layout.width, figure.layout.height or template().layout.height
-    # no MathJax: kaleido would wait for the network to bring it
-    return kaleido.calc_fig_sync(
-        figure,
-        opts={"format": "png", "width": width, "height": height, "scale": PNG_SCALE},
-        kopts={"path": browser, "mathjax": False, "timeout": PNG_SECONDS},
-    )
-
-
-def page_png(page: str) -> bytes | None:
-    """A page of HTML as the bytes of a PNG, as high as it needs to be, or None where no browser is installed.
-
-    Raises
-    ------
-    StorageError
-        When the browser draws nothing.
-    """
-    browser = find_browser()
-    if browser is None:
-        return None
-    with tempfile.TemporaryDirectory(prefix="workbench-page-") as folder:
-        source, target = Path(folder, "page.html"), Path(folder, "page.png")
-        source.write_text(page, encoding="utf-8")
-        as_root = ["--no-sandbox"] if os.geteuid() == 0 else []  # a container's root has no sandbox
-        done = subprocess.run(
-            [browser, "--headless", *as_root, f"--user-data-dir={folder}/profile", "--disable-gpu", "--disable-dev-shm-usage",
-             "--hide-scrollbars", f"--window-size={_PAGE_SIZE}", f"--screenshot={target}",
-             source.as_uri()],
-            capture_output=True, text=True, timeout=PNG_SECONDS, check=False,
-        )  # fmt: skip
-        if not target.exists():
-            fail(StorageError, f"{browser} drew no picture ({done.stderr.strip()[-200:]})", "a browser that runs without a screen",
-                 "set BROWSER_PATH to another Chromium")  # fmt: skip
-        return cropped(target.read_bytes())

@@ -4,15 +4,25 @@
    float32, the k + 8 best candidates kept, their distances computed again in float64 and sorted. Memory is one block, never n x n.
 2. umap-learn gets these neighbours as `precomputed_knn`, so it computes no distance itself, and lays them out.
 3. The layout is kept on disk under the SHA-256 of points, parameters and library versions. A second call reads it without importing
-   umap (whose compilation takes half a minute); a file that does not hold what it should is computed again.
+   umap (whose compilation takes half a minute, a whole one the first time in an environment); a file that does not hold what it should
+   is computed again.
+4. `begin_umap_layout` starts all this in a process of its own, on one core, while this one loads a model and reads text; `umap_layout`
+   then waits for that process and reads what it kept. A process that fails costs nothing but its time: the layout is computed here.
 
 Source: McInnes, Healy & Melville 2018 (UMAP), sections 3.1-3.2; umap-learn 0.5.12, `UMAP(precomputed_knn=...)`.
 """
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import hashlib
 import importlib.metadata
+import json
+import os
+import subprocess
+import sys
+import tempfile
 import warnings
 from pathlib import Path
 from typing import Any
@@ -136,6 +146,85 @@ def umap_layout(
     -----
     The cache is the folder `layouts` of the environment variable WORKBENCH_CACHE, by default `~/.cache/sae-workbench`.
     """
+    points, path = _checked(points, n_neighbors, min_dist, metric, seed)
+    layout = _read(path, len(points))
+    if layout is None and path in _BEGUN:
+        _wait_for(path)
+        layout = _read(path, len(points))
+    if layout is None:
+        layout = _lay_out(points, n_neighbors, min_dist, metric, seed)
+        _write(path, layout)
+    return layout
+
+
+def begin_umap_layout(points: Any, *, n_neighbors: int = 15, min_dist: float = 0.1, metric: str = "cosine", seed: int = 0) -> None:
+    """Start a layout in another process, so that a later `umap_layout` of the same points and parameters waits less, or not at all.
+
+    It returns at once; where the layout is kept already, nothing is started. The process ends with this one, and an interrupt of this
+    one does not stop it.
+
+    Parameters
+    ----------
+    points, n_neighbors, min_dist, metric, seed
+        As for `umap_layout`.
+
+    Raises
+    ------
+    InputError
+        As `umap_layout`, at once.
+    """
+    points, path = _checked(points, n_neighbors, min_dist, metric, seed)
+    if path in _BEGUN or _read(path, len(points)) is not None:
+        return
+    if not _BEGUN:
+        atexit.register(_end_all)
+    parameters = {"n_neighbors": n_neighbors, "min_dist": min_dist, "metric": metric, "seed": seed}
+    # without a name nothing of the file can be left behind; where there is no room or no process, `umap_layout` has it all to do
+    with contextlib.suppress(OSError), tempfile.TemporaryFile() as given:
+        np.save(given, points)
+        given.seek(0)
+        _BEGUN[path] = subprocess.Popen(
+            [sys.executable, "-c", _ELSEWHERE, json.dumps(parameters)],
+            stdin=given, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ | dict.fromkeys(_ONE_THREAD, "1"),
+        )  # fmt: skip
+
+
+_BEGUN: dict[Path, subprocess.Popen] = {}  # by the layout's file
+_ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")  # the other cores belong to its parent
+_ELSEWHERE = """
+import signal
+signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt goes to a kernel's whole group; it is meant for what the kernel does
+import json, sys
+import numba
+numba.config.DISABLE_JIT = 1  # umap imports pynndescent's searches, which compile for half a minute; nothing here searches
+import pynndescent
+numba.config.DISABLE_JIT = 0
+import numpy as np
+from workbench.geometry.layout import umap_layout
+umap_layout(np.load(sys.stdin.buffer, allow_pickle=False), **json.loads(sys.argv[1]))
+"""
+
+
+def _wait_for(path: Path) -> None:
+    process = _BEGUN.pop(path)
+    try:
+        process.wait()
+    finally:  # an interrupt of the wait: nobody will ask for this layout
+        _end(process)
+
+
+def _end(process: subprocess.Popen) -> None:
+    process.kill()
+    process.wait()
+
+
+def _end_all() -> None:
+    while _BEGUN:
+        _end(_BEGUN.popitem()[1])
+
+
+def _checked(points: Any, n_neighbors: int, min_dist: float, metric: str, seed: int) -> tuple[np.ndarray, Path]:
+    """The points as a matrix, and the file in which their layout is kept; refuses what cannot be laid out."""
     points = _matrix(points)
     n = len(points)
     if n < 5:  # the spectral start needs more points than the plane's dimensions plus two
@@ -146,12 +235,7 @@ def umap_layout(
         fail(InputError, f"min_dist={min_dist}", "a number between 0 and 1", "pass min_dist=0.1")
     if metric not in METRICS:
         fail(InputError, f"metric {metric!r}", f"one of {', '.join(METRICS)}", "name one of these")
-    path = cache_folder() / "layouts" / f"{_key(points, n_neighbors, min_dist, metric, seed)}.safetensors"
-    layout = _read(path, n)
-    if layout is None:
-        layout = _lay_out(points, n_neighbors, min_dist, metric, seed)
-        _write(path, layout)
-    return layout
+    return points, cache_folder() / "layouts" / f"{_key(points, n_neighbors, min_dist, metric, seed)}.safetensors"
 
 
 def _lay_out(points: np.ndarray, n_neighbors: int, min_dist: float, metric: str, seed: int) -> np.ndarray:

@@ -232,7 +232,7 @@ def python_source(split: str = "train", seed: int = 0) -> Iterator[Document]:
 
 
 def _python_source(split: str, seed: int, counts: dict) -> Iterator[Document]:
-    paths: list[tuple[str, str, Path]] = []
+    paths: list[tuple[str, str, str]] = []  # thousands of files: a Path for each takes longer than reading those that are needed
     for package in PYTHON_SOURCE_PACKAGES:
         root = _package_folder(package)
         if root is None:
@@ -241,8 +241,8 @@ def _python_source(split: str, seed: int, counts: dict) -> Iterator[Document]:
             folders[:] = sorted(f for f in folders if f not in _SKIPPED_FOLDERS and not f.endswith((".dist-info", ".egg-info")))
             for file in sorted(files):
                 if file.endswith((".py", ".rst", ".md")) and not file.startswith(("test_", "conftest")):
-                    path = Path(folder, file)
-                    paths.append((package, f"{package}/{path.relative_to(root).as_posix()}", path))
+                    path = os.path.join(folder, file)
+                    paths.append((package, f"{package}{path[len(str(root)) :].replace(os.sep, '/')}", path))
     yield from _ordered(paths, split, seed, counts, split_by_hash=True)
 
 
@@ -250,19 +250,19 @@ def _folder(folder: Path, split: str, seed: int, counts: dict) -> Iterator[Docum
     if split != "all" and (folder / split).is_dir():
         folder = folder / split
     paths = [
-        (path.relative_to(folder).parts[0] if path.parent != folder else folder.name, path.relative_to(folder).as_posix(), path)
+        (path.relative_to(folder).parts[0] if path.parent != folder else folder.name, path.relative_to(folder).as_posix(), str(path))
         for path in sorted(folder.rglob("*"))
         if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     ]
     yield from _ordered(paths, split, seed, counts, split_by_hash=False)
 
 
-def _ordered(paths: list[tuple[str, str, Path]], split: str, seed: int, counts: dict, *, split_by_hash: bool) -> Iterator[Document]:
+def _ordered(paths: list[tuple[str, str, str]], split: str, seed: int, counts: dict, *, split_by_hash: bool) -> Iterator[Document]:
     """Documents of the split in seeded hash order; one text that stands in several files counts once."""
-    chosen: dict[str, tuple[str, str, Path]] = {}
+    chosen: dict[str, tuple[str, str, str]] = {}
     for source, name, path in paths:
         try:
-            if split_by_hash and path.stat().st_size > _LARGEST_FILE:
+            if split_by_hash and os.stat(path).st_size > _LARGEST_FILE:
                 continue
             digest = _hash_file(path)
         except OSError:
@@ -275,7 +275,7 @@ def _ordered(paths: list[tuple[str, str, Path]], split: str, seed: int, counts: 
     for digest in sorted(chosen, key=lambda digest: hashlib.sha256(f"{seed}:{digest}".encode()).digest()):
         source, name, path = chosen[digest]
         try:
-            text = path.read_bytes().decode("utf-8")
+            text = Path(path).read_bytes().decode("utf-8")
         except (UnicodeDecodeError, OSError):
             counts["bad_encoding"] += 1
             continue
@@ -381,6 +381,6 @@ def _version(package: str) -> str:
         return "unknown"
 
 
-def _hash_file(path: Path) -> str:
+def _hash_file(path: str) -> str:
     with open(path, "rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
