@@ -61,7 +61,9 @@ def test_head_codes_on_ioi_in_three_seconds(ioi):
     model, task = ioi
     (outputs, is_positive), wall, cpu = measured(lambda: task_head_outputs(model, task))
     rows = [("head outputs, 500 prompts", wall, cpu)]
-    wb.head_codes(outputs, is_positive, trials=1, epochs=5)  # the first call imports
+    for trials in (1, 2):  # the first call imports, the first with several trials compiles, or reads the compiled code
+        _, wall, cpu = measured(lambda trials=trials: wb.head_codes(outputs, is_positive, trials=trials, epochs=5))
+        rows.append((f"first call, {trials} trials, 5 epochs", wall, cpu))
     seconds, product = {}, one_product(outputs.shape)
     for trials in (1, 10):
         _, wall, cpu = measured(lambda trials=trials: wb.head_codes(outputs, is_positive, trials=trials))
@@ -73,10 +75,11 @@ def test_head_codes_on_ioi_in_three_seconds(ioi):
     rows.append(("attribution patching, 32 prompts", *measured(lambda: wb.patch_heads(model, few, method="attribution"))[1:]))
     rows.append(("EAP, 32 prompts", *measured(lambda: wb.patch_edges(model, few))[1:]))
     rows.append(("EAP-IG, 32 prompts", *measured(lambda: wb.patch_edges(model, few, method="eap-ig"))[1:]))
-    print("\n" + "\n".join(f"{name:<34} {wall:6.1f} s wall {cpu:6.1f} s CPU" for name, wall, cpu in rows))
+    print("\n" + "\n".join(f"{name:<36} {wall:6.1f} s wall {cpu:6.1f} s CPU" for name, wall, cpu in rows))
     assert seconds[1][1] < 2 * 3  # CPU seconds: two cores for three seconds; wall time would measure the machine's other work too
     wall, cpu = (ten / one for one, ten in zip(seconds[1], seconds[10], strict=True))
     print(f"ten trials take {wall:.1f} times one by the clock, {cpu:.1f} times in CPU seconds")
+    assert wall < 3
 
 
 def test_head_outputs_of_a_gpt2_small_in_four_gigabytes(tmp_path):

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from workbench.circuits import coding, small_sae
+from workbench.circuits import coding, compiled_trials, small_sae
 from workbench.circuits.coding import head_codes
 from workbench.errors import InputError
 
@@ -116,16 +116,63 @@ def test_both_ways_to_the_gradient_agree(share):
         torch.testing.assert_close(listed, full, atol=1e-6, rtol=1e-5)  # float32, sums in another order
 
 
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.3])
+def test_compiled_gradients_are_those_of_whole_products(share):
+    """Listed pairs, also in the last rows that fill no run, and their sums, against matrix products."""
+    rng = np.random.default_rng(1)
+    n_latents, rows, d = 21, 45, 9
+    x, W, D = (rng.normal(size=(size, d)).astype(np.float32) for size in (rows, n_latents, n_latents))
+    b, bias = (rng.normal(size=size).astype(np.float32) for size in (d, n_latents))
+    pre = W @ x.T
+    bias -= np.quantile(pre + (bias - W @ b)[:, None], 1 - share) + np.float32(1e-6)
+    threshold, error = np.empty(n_latents, np.float32), np.empty((rows, d), np.float32)
+    latent, row, z = np.empty(pre.size, np.int64), np.empty(pre.size, np.int64), np.empty(pre.size, np.float32)
+    compiled = compiled_trials.kernels()
+    pairs = compiled.list_active(pre, W, bias, b, threshold, latent, row, z)
+    assert pairs == pytest.approx(share * pre.size, abs=1)
+    np.testing.assert_allclose(threshold, bias - W @ b, rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(np.stack([latent[:pairs], row[:pairs]]), np.nonzero(pre + threshold[:, None] > 0))
+    if pairs:
+        short = z[: pairs - 1]
+        assert compiled.list_active(pre, W, bias, b, threshold, latent, row, short) == -1
+    scale, l1 = np.float32(0.01), np.float32(0.003)
+    shapes = ((n_latents, d), (n_latents, d), (1, n_latents), (1, d))
+    full, listed = (tuple(np.full(shape, 7, np.float32) for shape in shapes) for _ in range(2))
+    compiled_trials._full_gradients(x, W, D, b, pre + threshold[:, None], scale, l1, error, np.empty_like(pre), full)
+    to_W, to_D, (to_bias,), (to_b,) = listed
+    pair = latent[:pairs], row[:pairs], z[:pairs]
+    compiled.sum_gradients(x, x.sum(0), W, D, b, *pair, scale, l1, error, to_W, to_D, to_bias, to_b)
+    for ours, theirs in zip(listed, full, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5, rtol=1e-5)  # float32, sums in another order
+
+
+@pytest.mark.parametrize("decoder", ["dimension", "latent"])
+def test_several_trials_on_the_cores_are_the_batch(decoder):
+    """The compiled steps against the batched products: other examples and other starts a trial, dense steps and listed ones."""
+    import torch
+
+    x = torch.randn(3, 40, 12, generator=torch.Generator().manual_seed(0))
+    settings = {"l1": 0.05, "epochs": 60, "by_dimension": decoder == "dimension"}
+    starts = [small_sae._starts([torch.Generator().manual_seed(seed) for seed in range(3)], 30, 12) for _ in range(2)]
+    batch, compiled = small_sae._train_batch(x, starts[0], **settings), small_sae._train_compiled(x, starts[1], **settings)
+    for ours, theirs in zip(compiled, batch, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=2e-4, rtol=1e-3)  # float32 and Adam's division
+    assert (batch[0][0] - batch[0][1]).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("trials", [1, 2])
 @pytest.mark.parametrize("dense", [0.0, 1.1])
 @pytest.mark.parametrize("decoder", ["dimension", "latent"])
-def test_training_follows_autograd(decoder, dense, monkeypatch):
-    """The hand-written gradient, both ways to it, against PyTorch's, with the authors' modules written out."""
+def test_training_follows_autograd(decoder, dense, trials, monkeypatch):
+    """The hand-written gradients, of a batch and compiled, both ways to each, against PyTorch's, with the authors' modules written out."""
     import torch
 
     monkeypatch.setattr(small_sae, "_DENSE", dense)
+    monkeypatch.setattr(compiled_trials, "_DENSE", dense)
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(1, 30, 7, generator=generator)
-    ours = small_sae.train_small_saes(x, n_latents=5, l1=0.03, epochs=30, generators=[torch.Generator().manual_seed(3)], decoder=decoder)
+    generators = [torch.Generator().manual_seed(3) for _ in range(trials)]
+    ours = small_sae.train_small_saes(x.repeat(trials, 1, 1), n_latents=5, l1=0.03, epochs=30, generators=generators, decoder=decoder)
     draw = torch.Generator().manual_seed(3)
     W_enc = torch.randn(5, 7, generator=draw).requires_grad_()
     b_enc = ((2 * torch.rand(5, generator=draw) - 1) / 7**0.5).requires_grad_()
@@ -146,8 +193,8 @@ def test_training_follows_autograd(decoder, dense, monkeypatch):
         optimizer.step()
     with torch.no_grad():
         W_enc /= W_enc.norm(dim=1, keepdim=True)
-    torch.testing.assert_close(ours["W_enc"][0], W_enc.detach(), atol=1e-4, rtol=1e-3)  # float32 and Adam's division
-    torch.testing.assert_close(ours["b"][0], b.detach(), atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(ours["W_enc"][-1], W_enc.detach(), atol=1e-4, rtol=1e-3)  # float32 and Adam's division
+    torch.testing.assert_close(ours["b"][-1], b.detach(), atol=1e-4, rtol=1e-3)
     norms = ours["W_dec"].norm(dim=2 if decoder == "dimension" else 1)
     torch.testing.assert_close(norms, torch.ones_like(norms))
 
