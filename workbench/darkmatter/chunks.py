@@ -22,7 +22,7 @@ from workbench.activations.accumulators import as_matrix
 from workbench.darkmatter.splits import BLOCK, SHORT, Split, document_keys
 from workbench.errors import InputError, StorageError, fail
 
-Chunk = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+Chunk = tuple[Any, Any, np.ndarray, np.ndarray]  # x, x_hat, keys of the documents, numbers of the rows
 _SLICE = 16_384  # rows of a chunk that is cut from whole arrays
 
 

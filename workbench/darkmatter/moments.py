@@ -21,12 +21,12 @@ import numpy as np
 from scipy.linalg.blas import dger
 
 from workbench.activations.threads import on_all_cores
+from workbench.darkmatter.chunks import Chunk
 from workbench.darkmatter.splits import Split, signs
 from workbench.errors import InputError, fail
 
-Chunk = tuple[Any, Any, np.ndarray, np.ndarray]
 _BLOCK_BYTES = 48 << 20  # of the float64 copy of a block of rows
-_CACHE_BYTES = 1 << 20  # of the rows that are turned to float64 at a time
+CACHE_BYTES = 1 << 20  # of the rows that are turned to float64, or passed over, at a time
 
 
 class PairMoments:
@@ -43,23 +43,22 @@ class PairMoments:
 
     def merge(self, other: Self) -> None:
         """Add what another has seen."""
-        if other.n:
-            self._merge(other.n, other.mean_x, other.mean_y, other.xx, other.xy, other.yy)
-
-    def _merge(self, n: int, mean_x: np.ndarray, mean_y: np.ndarray, xx: np.ndarray, xy: np.ndarray, yy: np.ndarray) -> None:
-        if not self.n:
-            self.n, self.mean_x, self.mean_y, self.xx, self.xy, self.yy = n, mean_x, mean_y, xx.copy(), xy.copy(), yy.copy()
+        if not other.n:
             return
-        if len(mean_x) != len(self.mean_x) or len(mean_y) != len(self.mean_y):
-            fail(InputError, f"chunks of width {len(self.mean_x)} and of width {len(mean_x)}", "one width", "pass chunks of one hook")
-        total = self.n + n
-        step_x, step_y, weight = mean_x - self.mean_x, mean_y - self.mean_y, self.n * n / total
-        for mine, theirs, step in ((self.xx, xx, step_x), (self.xy, xy, step_y)):
+        if not self.n:
+            self.n, self.mean_x, self.mean_y = other.n, other.mean_x, other.mean_y
+            self.xx, self.xy, self.yy = other.xx.copy(), other.xy.copy(), other.yy.copy()
+            return
+        if len(other.mean_x) != len(self.mean_x) or len(other.mean_y) != len(self.mean_y):
+            fail(InputError, f"chunks of width {len(self.mean_x)} and of width {len(other.mean_x)}", "one width", "pass chunks of one hook")
+        total = self.n + other.n
+        step_x, step_y, weight = other.mean_x - self.mean_x, other.mean_y - self.mean_y, self.n * other.n / total
+        for mine, theirs, step in ((self.xx, other.xx, step_x), (self.xy, other.xy, step_y)):
             mine += theirs
             _add_outer(mine, weight, step_x, step)
-        self.yy += yy + weight * step_y**2
-        self.mean_x = self.mean_x + step_x * (n / total)
-        self.mean_y = self.mean_y + step_y * (n / total)
+        self.yy += other.yy + weight * step_y**2
+        self.mean_x = self.mean_x + step_x * (other.n / total)
+        self.mean_y = self.mean_y + step_y * (other.n / total)
         self.n = total
 
     def plus(self, other: Self) -> PairMoments:
@@ -236,5 +235,5 @@ def row_blocks(n: int, width: int, size: int = _BLOCK_BYTES) -> list[slice]:
 
 def cached_rows(rows: np.ndarray, width: int) -> Iterator[np.ndarray]:
     """Row numbers, as many at a time as stay in the processor's cache."""
-    for block in row_blocks(len(rows), width, _CACHE_BYTES):
+    for block in row_blocks(len(rows), width, CACHE_BYTES):
         yield rows[block]

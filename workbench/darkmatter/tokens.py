@@ -19,12 +19,12 @@ import scipy.sparse as sp
 
 from workbench.activations.threads import on_all_cores
 from workbench.darkmatter.bootstrap import bootstrap, sums_by_document
-from workbench.darkmatter.moments import Chunk, Space, row_blocks
+from workbench.darkmatter.chunks import Chunk
+from workbench.darkmatter.moments import CACHE_BYTES, Space, row_blocks
 from workbench.darkmatter.ridge import LinearFit
 from workbench.darkmatter.splits import Split, mix
 
 _GROUPS = 256
-_CACHE_BYTES = 1 << 20  # of the rows that are passed over at a time
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -76,7 +76,7 @@ class TokenErrors:
         np.matmul(doubles, self.fit.coefficients, out=predicted)
         squared, nonlinear, x_total, e_total, missed = np.empty((5, n))
         dimensions = None if self.dimensions is None else np.zeros_like(self.dimensions)
-        for some in row_blocks(n, 3 * d, _CACHE_BYTES):
+        for some in row_blocks(n, 3 * d, CACHE_BYTES):
             here, residual = doubles[some], predicted[some]
             error = here - x_hat[some]
             np.einsum("ij,ij->i", error, error, out=squared[some])
