@@ -17,12 +17,18 @@ from workbench.explorers.gathering import StoppedError
 from workbench.explorers.lenses import gather, named_saes, steps
 
 
+def given_layout(patch, layout):
+    """The map is a given one, so that UMAP need not be compiled, here or in a process of its own."""
+    patch.setattr("workbench.geometry.layout.umap_layout", lambda points, **options: layout)
+    patch.setattr("workbench.geometry.layout.begin_umap_layout", lambda points, **options: None)
+
+
 @pytest.fixture(scope="module")
 def lenses(llama, sae, sibling, text, layout, tmp_path_factory):
-    """All lenses; the map is the given layout, so that UMAP need not be compiled."""
+    """All lenses, on a given map."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WORKBENCH_CACHE", str(tmp_path_factory.mktemp("cache")))
-        patch.setattr("workbench.geometry.layout.umap_layout", lambda points, **options: layout)
+        given_layout(patch, layout)
         told = []
         found = gather(llama, {"first": sae, "second": sibling[0]}, others={"same again": (llama, sibling[0])}, tokens=text,
                        tasks=("induction", "ioi"), n_prompts=6, n_lobes=2, on_step=told.append)  # fmt: skip
@@ -50,7 +56,7 @@ def test_lenses_that_cannot_be_are_left_out_with_the_reason(lenses, whole):
 
 def test_gathering_shows_how_far_it_is(llama, sae, text, layout, tmp_path, monkeypatch, capfd):
     monkeypatch.setenv("WORKBENCH_CACHE", str(tmp_path))
-    monkeypatch.setattr("workbench.geometry.layout.umap_layout", lambda points, **options: layout)
+    given_layout(monkeypatch, layout)
     told = []
     gather(llama, sae, tokens=text, lenses=("lobes", "errors"), n_lobes=2, on_step=told.append)
     shown = capfd.readouterr().err
@@ -133,7 +139,7 @@ def test_gathering_can_be_cancelled_and_says_so_in_words(llama, sae, in_a_cell, 
 
 def test_what_fails_in_a_notebook_fails_as_without_a_bar(llama, sae, elsewhere, text, layout, in_a_cell, tmp_path, monkeypatch):
     monkeypatch.setenv("WORKBENCH_CACHE", str(tmp_path))
-    monkeypatch.setattr("workbench.geometry.layout.umap_layout", lambda points, **options: layout)
+    given_layout(monkeypatch, layout)
     whole = Workbench(llama, sae, tokens=text, tasks=["no-such-task"], n_lobes=2)  # a lens that cannot be is left out
     assert set(whole.lenses.missing) == {"no-such-task"}
     with pytest.raises((MismatchError, LookupError), match=r"blocks\.9"):
@@ -199,11 +205,20 @@ def test_missing_lenses_show_as_no_result(llama, sae, lenses):
     assert "not available" in json.dumps(whole.figure().to_dict(), default=str)
 
 
-def test_there_is_no_share_of_what_the_model_does_not_do(lenses):
-    effects = {"induction": dataclasses.replace(lenses.effects["induction"], behaviour=-1.0)}
+def test_there_is_no_share_of_what_the_model_does_not_do(llama, sae, lenses):
+    done = lenses.effects["induction"]
+    effects = {"induction": dataclasses.replace(done, behaviour=-1.0)}
     without = dataclasses.replace(lenses, effects=effects)
     assert np.isnan(findings_of(without, 3)["circuits"]["share"][0])
     assert (lens_table(without)["largest attribution"] == 0).all()
+    whole = Workbench(llama, sae, lenses=without)
+    assert "attribution" not in whole._views  # an empty plot would say nothing; the table has the effects
+    whole.select(3)
+    assert "induction" in whole._panes["circuits"].value
+    some = Workbench(llama, sae, lenses=dataclasses.replace(lenses, effects=effects | {"docstring": done}))
+    some.select(3)
+    assert list(some._views["attribution"].data[0].x) == ["docstring"]
+    np.testing.assert_allclose(some._views["attribution"].data[0].y, [done.effect[3] / done.behaviour])
 
 
 def test_the_table_of_lenses_has_a_row_for_every_living_latent(lenses):

@@ -98,7 +98,7 @@ def head_codes(
     trials : int
         Repetitions with other training examples and initial weights.
     seed : int
-        Trial t depends on the seed and t only.
+        Trial t depends on the seed and t only; alone or among others its sums are rounded differently.
     convention : "textbook" or "authors"
         See the module's description.
     softmax : "all" or "layer"

@@ -77,7 +77,8 @@ class Workbench(Explorer):
         )  # fmt: skip
         self.steering = SteeringPanel(model, lenses.sae, codes=lenses.codes, latent=self.latents.latent)
         panes = {name: self._pane(name) for name in ("geometry", *_TABLES)}
-        bars = [self._plot("attribution", attribution_bars(**self._bars(self.latents.latent)), height=340)] if lenses.effects else []
+        does_any = any(one.behaviour > 0 for one in lenses.effects.values())  # of what a model does not do there are no shares to draw
+        bars = [self._plot("attribution", attribution_bars(**self._bars(self.latents.latent)), height=340)] if does_any else []
         for name in _TABLES:
             panes[name].add_class("wb-wide")
         self._rows([self.latents.widget], [panes["geometry"], panes["twins"]], [panes["error"], panes["circuits"]], bars,
@@ -171,10 +172,11 @@ class Workbench(Explorer):
             reasons = [f"{lens}: {self.lenses.missing[lens]}" for lens in lenses if lens in self.lenses.missing]
             left_out = "".join(f'<div class="note">Left out: {html.escape(reason)}</div>' for reason in reasons)
             self._write(name, section(title, body + left_out))
-        if found["circuits"] is not None:
-            self._views["attribution"].data[0].update(y=found["circuits"]["share"].to_numpy(), name=f"latent {latent}")
+        if "attribution" in self._views:
+            self._views["attribution"].data[0].update(y=self._bars(latent)["effect"], name=f"latent {latent}")
         self.steering.choose(latent)
 
     def _bars(self, latent: int) -> dict[str, Any]:
-        table = findings_of(self.lenses, latent)["circuits"]
-        return {"tasks": table["task"].tolist(), "effect": table["share"], "highest": table["largest"], "latent": latent}
+        table = findings_of(self.lenses, latent)["circuits"].dropna(subset="share")
+        effect, highest = table["share"].to_numpy(), table["largest"].to_numpy()
+        return {"tasks": table["task"].tolist(), "effect": effect, "highest": highest, "latent": latent}
