@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -86,15 +87,19 @@ def test_inside_a_running_event_loop(figure):
     async def cell():
         return browser.png(figure)
 
-    assert asyncio.run(cell()) == browser.png(figure)
+    with ThreadPoolExecutor(1) as thread:  # this one has a loop already where tests of JupyterLab ran before
+        drawn = thread.submit(asyncio.run, cell()).result()
+    assert drawn == browser.png(figure)
 
 
 @NEEDS_BROWSER
 @READS_PROC
 def test_a_browser_that_died_is_replaced(figure):
+    browser._close_all()
+    others = living(below=os.getpid())  # that of the tests of JupyterLab
     before = browser.png(figure)
     (opened,) = browser._OPEN.values()
-    for process in living(below=os.getpid()):
+    for process in set(living(below=os.getpid())) - set(others):
         os.kill(process, signal.SIGKILL)
     assert browser.png(figure) == before
     assert list(browser._OPEN.values()) != [opened]

@@ -30,6 +30,7 @@ def brute_force(points, k, metric):
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
+    layout_module._end_all()  # what other tests have begun
     monkeypatch.setenv("WORKBENCH_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
