@@ -19,6 +19,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from workbench.activations.compiling import compiled
 from workbench.activations.threads import on_all_cores
 
 _RUN = 16  # values looked at together
@@ -50,7 +51,7 @@ def train_trials(
 def _train(
     x: np.ndarray, W: np.ndarray, bias: np.ndarray, D: np.ndarray, l1: np.float32, epochs: int, rate: float, by_dimension: bool
 ) -> tuple[np.ndarray, ...]:
-    compiled = kernels()
+    step_by = kernels()
     (rows, d), n_latents = x.shape, len(W)
     shapes = ((n_latents, d), (n_latents, d), (1, n_latents), (1, d))
     b, columns = np.zeros(d, np.float32), np.ascontiguousarray(x.T)
@@ -60,27 +61,27 @@ def _train(
     limit = int(_DENSE * pre.size)
     latent, row, z = np.empty(limit, np.int64), np.empty(limit, np.int64), np.empty(limit, np.float32)
     scale, l1, total = np.float32(2 / (rows * d)), np.float32(l1 / rows), x.sum(0, dtype=np.float64).astype(np.float32)
-    compiled.unit_rows(W)
-    (compiled.unit_columns if by_dimension else compiled.unit_rows)(D)
+    step_by.unit_rows(W)
+    (step_by.unit_columns if by_dimension else step_by.unit_rows)(D)
     for epoch in range(1, epochs + 1):
         np.matmul(W, columns, out=pre)
-        pairs = compiled.list_active(pre, W, bias, b, threshold, latent, row, z)
+        pairs = step_by.list_active(pre, W, bias, b, threshold, latent, row, z)
         if pairs < 0:
             pre += threshold[:, None]
             _full_gradients(x, W, D, b, pre, scale, l1, error, back, gradients)
         else:
             to_W, to_D, (to_bias,), (to_b,) = gradients
             pair = latent[:pairs], row[:pairs], z[:pairs]
-            compiled.sum_gradients(x, total, W, D, b, *pair, scale, l1, error, to_W, to_D, to_bias, to_b)
+            step_by.sum_gradients(x, total, W, D, b, *pair, scale, l1, error, to_W, to_D, to_bias, to_b)
         step = np.float32(rate / (1 - _BETA1**epoch))
         correction = np.float32((1 - _BETA2**epoch) ** -0.5)
         if by_dimension:
-            compiled.across_columns(gradients[1], D)
+            step_by.across_columns(gradients[1], D)
         units = (True, not by_dimension, False, False)
         for weights, gradient, moment, square, unit in zip((W, D, bias[None], b[None]), gradients, first, second, units, strict=True):
-            compiled.update_rows(weights, gradient, moment, square, step, correction, unit)
+            step_by.update_rows(weights, gradient, moment, square, step, correction, unit)
         if by_dimension:
-            compiled.unit_columns(D)
+            step_by.unit_columns(D)
     return W, bias, D, b
 
 
@@ -111,17 +112,9 @@ def _full_gradients(
 @functools.cache
 def kernels() -> SimpleNamespace:
     """The compiled loops by name; the first call compiles them, or reads them from disk."""
-    import numba
-
-    compiled = {}
-    for function in (unit_rows, unit_columns, across_columns, list_active, sum_gradients, update_rows):
-        # vector instructions need sums that may be reordered, and divisions that do not look for zeros
-        options = {"nogil": True, "fastmath": {"reassoc", "contract"}, "error_model": "numpy"}
-        try:
-            compiled[function.__name__] = numba.njit(function, cache=True, **options)
-        except RuntimeError:  # no folder to write to, neither beside this file nor the user's own: compiled anew in every process
-            compiled[function.__name__] = numba.njit(function, **options)
-    return SimpleNamespace(**compiled)
+    # vector instructions need sums that may be reordered, and divisions that do not look for zeros
+    functions = (unit_rows, unit_columns, across_columns, list_active, sum_gradients, update_rows)
+    return compiled(functions, fastmath={"reassoc", "contract"}, error_model="numpy")
 
 
 def unit_rows(weights):

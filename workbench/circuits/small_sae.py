@@ -47,7 +47,7 @@ def train_small_saes(examples: Any, *, n_latents: int, l1: float, epochs: int, g
     """
     import torch
 
-    trials, rows, d = examples.shape
+    trials, _, d = examples.shape
     # on one trial the compiler's seconds would be lost; a graphics card takes all trials at once
     train = _train_compiled if trials > 1 and examples.device.type == "cpu" else _train_batch
     with torch.no_grad():

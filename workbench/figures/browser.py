@@ -62,23 +62,18 @@ def png(figure: go.Figure, *, scale: int = 1) -> bytes | None:
     size = {side: figure.layout[side] or figure.layout.template.layout[side] for side in ("width", "height")}
     options = {"format": "png", "scale": scale} | {side: pixels for side, pixels in size.items() if pixels}
     with _LOCK:
-        used_before = path in _OPEN
-        try:
-            return _open(path).draw(figure, options)
-        except Exception as first:
-            _close(path)
-            error = first
-            if used_before:  # it may have crashed since the last picture
-                try:
-                    return _open(path).draw(figure, options)
-                except Exception as second:
-                    _close(path)
-                    error = second
-        except BaseException:  # an interrupt: what that browser is at is not known
-            _close(path)
-            raise
-    fail(StorageError, f"{path} drew no picture ({type(error).__name__}: {str(error)[-200:]})", "a browser that runs without a screen",
-         "set BROWSER_PATH to another Chromium", cause=error)  # fmt: skip
+        tries = 2 if path in _OPEN else 1  # an open one may have crashed since the last picture
+        for left in reversed(range(tries)):
+            try:
+                return _open(path).draw(figure, options)
+            except BaseException as error:  # also after an interrupt it is not known what that browser is at
+                _close(path)
+                if not isinstance(error, Exception):
+                    raise
+                if not left:
+                    fail(StorageError, f"{path} drew no picture ({type(error).__name__}: {str(error)[-200:]})",
+                         "a browser that runs without a screen", "set BROWSER_PATH to another Chromium", cause=error)  # fmt: skip
+    return None
 
 
 class _Browser:

@@ -18,6 +18,8 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from workbench.activations.compiling import compiled
+
 NEVER = 1 << 62  # a path length beyond all others
 FREE = -1
 
@@ -25,16 +27,8 @@ FREE = -1
 @functools.cache
 def kernels() -> SimpleNamespace:
     """The compiled kernels by name; the first call of each with a new type of array compiles it, or reads it from disk."""
-    import numba
-
-    compiled = {}
-    for function in (keep_rows, keep_cols, hash_rows, pair_cosines, near_pairs, greedy, bid, augment):
-        # sums may be reordered (vector instructions); no kernel sees NaN or infinity
-        try:
-            compiled[function.__name__] = numba.njit(function, cache=True, nogil=True, fastmath=True)
-        except RuntimeError:  # no folder to write to, neither beside this file nor the user's own: compiled anew in every process
-            compiled[function.__name__] = numba.njit(function, nogil=True, fastmath=True)
-    return SimpleNamespace(**compiled)
+    # sums may be reordered (vector instructions); no kernel sees NaN or infinity
+    return compiled((keep_rows, keep_cols, hash_rows, pair_cosines, near_pairs, greedy, bid, augment), fastmath=True)
 
 
 def keep_rows(tile, width, first, last, row0, col0, values, indices):
