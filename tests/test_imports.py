@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import workbench
-from workbench.lazy import NAMES, attach, without_collector
+from workbench.lazy import NAMES, attach, import_libraries
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -86,13 +86,49 @@ def test_the_contract_catches_a_planted_breach(tmp_path, module, line):
     assert "planted" in done.stdout or "newlayer" in done.stdout
 
 
-def test_the_collector_rests_only_while_a_model_is_loaded():
+LIFE = """
+import gc, json, sys, weakref
+class Thing: pass
+def cycle():
+    thing = Thing()
+    thing.itself = thing
+    return thing
+{first}
+mine = cycle()
+import workbench as wb
+model = wb.load_model("pylm-2l")
+count = gc.get_freeze_count()
+sae = wb.load_sae("pylm-2l/l1-topk32-w1024-s0")
+seen = [weakref.ref(model), weakref.ref(sae), weakref.ref(cycle())] + [weakref.ref(mine)] * ("torch" in {first!r})
+still = gc.get_freeze_count() > 0.9 * count  # some die with their last reference
+del model, sae, mine
+gc.collect()
+print(json.dumps([count, still, gc.isenabled(), [ref() is None for ref in seen]]))
+"""
+
+
+def test_imported_libraries_are_out_of_the_collectors_sight_and_nothing_else():
+    count, still, enabled, gone = json.loads(fresh(LIFE.format(first="")))
+    assert count > 300_000
+    assert still
+    assert enabled
+    assert gone == [True] * 3
+
+
+def test_where_torch_was_imported_before_nothing_is_put_out_of_sight():
+    count, _, enabled, gone = json.loads(fresh(LIFE.format(first="import torch")))
+    assert count == 0
+    assert enabled
+    assert gone == [True] * 4
+
+
+def test_a_collector_that_was_off_stays_off():
+    code = "import gc; gc.disable(); from workbench.lazy import import_libraries; import_libraries('torch'); print(gc.isenabled())"
+    assert fresh(code).strip() == "False"
+
+
+def test_the_collector_works_again_after_an_import_that_failed():
     gc.enable()
-    with without_collector():
-        assert not gc.isenabled()
-        with without_collector():
-            pass
-        assert not gc.isenabled()
-    with pytest.raises(ValueError, match="inside"), without_collector():
-        raise ValueError("inside")
+    with pytest.raises(ModuleNotFoundError, match="no_such_library"):
+        import_libraries("no_such_library")
     assert gc.isenabled()

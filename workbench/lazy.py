@@ -2,18 +2,17 @@
 
 1. `NAMES` maps every public name to the module that defines it; a new public function is one new line here.
 2. `attach(package)` returns the module-level `__getattr__` and `__dir__` of PEP 562, which look names up in that map.
-3. `without_collector()` is for the functions behind which the large libraries are imported.
+3. `import_libraries(*names)` imports torch and its kin, for the functions behind which that happens first.
 
 Source: PEP 562 (module __getattr__ and __dir__).
 """
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import importlib
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 NAMES: dict[str, str] = {
@@ -166,13 +165,39 @@ def attach(package: str, names: Mapping[str, str] = NAMES) -> tuple[Callable[[st
     return getattr_, lambda: sorted({*names, *vars(sys.modules.get(package, object))})
 
 
-@contextlib.contextmanager
-def without_collector() -> Iterator[None]:
-    """Keep Python's cyclic garbage collector from running; importing torch and its kin makes millions of objects and no garbage."""
-    running = gc.isenabled()
+def import_libraries(*names: str) -> None:
+    """Import large libraries, and put what they make out of the garbage collector's sight.
+
+    torch and its kin make more than a million objects that live as long as the process. The collector would go through all of them three
+    times on their way to its oldest generation, again in every full collection, and twice when Python ends: up to half a second each
+    time. Here it goes through them once.
+
+    What the caller made before is put out of sight with them: it is freed as ever when its last reference goes, but its reference cycles
+    are not found any more. That is why this is done only in a process without torch, where nothing large can have been made; in others
+    the libraries' objects merely count as old at once.
+
+    Parameters
+    ----------
+    names : str
+        Dotted module names.
+
+    Source: the documentation of `gc.freeze`.
+    """
+    if all(name in sys.modules for name in names):
+        return
+    running, early = gc.isenabled(), "torch" not in sys.modules
+    if early:
+        gc.collect()  # what is garbage now would stay
     gc.disable()
     try:
-        yield
+        for name in names:
+            importlib.import_module(name)
     finally:
+        if early:
+            gc.collect(0)  # exceptions that the libraries caught hold the frames of all callers, and what these will hold
+            gc.freeze()
+        elif not gc.get_freeze_count():
+            gc.freeze()
+            gc.unfreeze()  # into the oldest generation
         if running:
             gc.enable()

@@ -8,6 +8,12 @@ from workbench.sources.corpora import corpus, python_source
 from workbench.sources.tokens import Tokens
 
 
+@pytest.fixture(autouse=True)
+def empty_cache(tmp_path_factory, monkeypatch):
+    """Every test reads its text itself."""
+    monkeypatch.setenv("WORKBENCH_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
 @pytest.fixture
 def folder(tmp_path):
     texts = {

@@ -108,23 +108,38 @@ def top_token_ids(codes: FeatureCodes, k: int = 5) -> np.ndarray:
     """
     if k < 1:
         fail(InputError, f"k={k}", "k >= 1", "ask for at least one token")
-    ids, best, chosen, first = codes.tokens.ids.ravel(), np.zeros((codes.n_latents, k)), np.full((codes.n_latents, k), -1, np.int32), 0
+    ids, first = codes.tokens.ids.ravel(), 0
+    best, chosen = np.zeros((codes.n_latents, k)), np.full((codes.n_latents, k), -1, np.int64)  # of every latent, strongest first
+    n_ids = int(ids.max()) + 1
     for piece in (rows[row : row + _SORTED_TOKENS] for rows in codes.pieces() for row in range(0, rows.shape[0], _SORTED_TOKENS)):
         token = np.repeat(ids[first : first + piece.shape[0]], np.diff(piece.indptr))
         first += piece.shape[0]
-        matters = (piece.data > 0) & (piece.data >= best[piece.indices, -1])  # after the first few pieces, little does
-        known = chosen >= 0
-        latents = np.concatenate([piece.indices[matters], np.nonzero(known)[0]])
-        tokens = np.concatenate([token[matters], chosen[known]])
-        values = np.concatenate([piece.data[matters].astype(float), best[known]])
-        order = np.lexsort((-values, tokens, latents))  # the strongest of each (latent, token) pair comes first
-        latents, tokens, values = latents[order], tokens[order], values[order]
-        distinct = np.append(True, (np.diff(latents) != 0) | (np.diff(tokens) != 0))[: len(latents)]
-        latents, tokens, values = latents[distinct], tokens[distinct], values[distinct]
-        order = np.lexsort((tokens, -values, latents))
-        latents, tokens, values = latents[order], tokens[order], values[order]
+        matters = np.flatnonzero((piece.data > 0) & (piece.data >= best[:, -1][piece.indices]))  # after the first few pieces, little does
+        latents, tokens, values = piece.indices[matters], token[matters], piece.data[matters].astype(float)
+        known = ((chosen[latents] == tokens[:, None]) & (best[latents] >= values[:, None])).any(axis=1)
+        latents, tokens, values = latents[~known], tokens[~known], values[~known]
+        owners, ranks = np.nonzero(_named(latents, codes.n_latents)[:, None] & (chosen >= 0))  # only latents that may change are merged
+        pairs = np.concatenate([latents * np.int64(n_ids) + tokens, owners * n_ids + chosen[owners, ranks]])
+        latents, tokens, values = _strongest(pairs, np.concatenate([values, best[owners, ranks]]), n_ids)
         rank = np.arange(len(latents)) - np.searchsorted(latents, latents)
         top = rank < k
-        best, chosen = np.zeros_like(best), np.full_like(chosen, -1)
         best[latents[top], rank[top]], chosen[latents[top], rank[top]] = values[top], tokens[top]
-    return chosen
+    return chosen.astype(np.int32)
+
+
+def _named(latents: np.ndarray, n_latents: int) -> np.ndarray:
+    """True for the latents that occur (F,)."""
+    named = np.zeros(n_latents, dtype=bool)
+    named[latents] = True
+    return named
+
+
+def _strongest(pairs: np.ndarray, values: np.ndarray, n_ids: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The largest value of each pair latent * n_ids + token; by latent, strongest first, smaller ids first among equals."""
+    order = np.argsort(pairs)
+    pairs, values = pairs[order], values[order]
+    starts = np.flatnonzero(np.diff(pairs, prepend=-1))
+    values = np.maximum.reduceat(values, starts) if len(starts) else values
+    latents, tokens = np.divmod(pairs[starts], n_ids)
+    order = np.lexsort((-values, latents))  # stable: tokens stay in order
+    return latents[order], tokens[order], values[order]

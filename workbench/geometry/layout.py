@@ -36,7 +36,7 @@ from workbench.results import array_sha256, as_numpy, cache_folder, write_atomic
 METRICS = ("cosine", "euclidean")
 _LAYOUT_VERSION = 1  # raised when this module would lay the same points out differently, so that older cache files are not used
 _SPARE_CANDIDATES = 8  # float32 rounding may swap near-equal neighbours; the float64 pass picks the k best of k + 8
-_BLOCK_VALUES = 16_000_000  # similarities held at once: 64 MB of float32
+_BLOCK_VALUES = 4_000_000  # similarities held at once: 16 MB of float32, which the allocator keeps from block to block
 
 
 def nearest_neighbours(points: Any, k: int, metric: str = "cosine") -> tuple[Int64[np.ndarray, "n k"], Float32[np.ndarray, "n k"]]:
@@ -88,7 +88,7 @@ def nearest_neighbours(points: Any, k: int, metric: str = "cosine") -> tuple[Int
     half_square = np.zeros(n, np.float32) if metric == "cosine" else 0.5 * np.einsum("nd,nd->n", quick, quick)
     kept = min(k + _SPARE_CANDIDATES, n - 1)
     indices, distances = np.empty((n, k), np.int64), np.empty((n, k), np.float32)
-    block = max(1, _BLOCK_VALUES // n)
+    block = max(16, _BLOCK_VALUES // n)
     for start in range(0, n, block):
         rows = np.arange(start, min(start + block, n))
         closeness = quick[rows] @ quick.T - half_square  # (b, n); for each row the same order as minus the distance

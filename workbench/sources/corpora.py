@@ -1,9 +1,10 @@
 """Which text do the models read? Documents in, fixed-length contexts of token ids out, the same on every run.
 
 1. List documents: the Python files of the interpreter and its packages, a folder of text files, or a Hugging Face dataset.
-2. Order them by a seeded hash of their content, so that order depends on nothing but text and seed.
+2. Order them by a seeded hash of their content, so that order depends on nothing but text and seed (`text_files`).
 3. Cut each document into contexts that begin with BOS and never cross a document's end; stop at `n_tokens`.
 4. Record what was read (hashes, packages and versions) and what was skipped (bad encodings, duplicates, short tails).
+5. Keep what was cut from files in the cache, for as long as the files are untouched (`corpus_cache`).
 
 `"python-source"` is split by the hash of each file (one file in ten is `"val"`), so the training text of the embedded models
 and the text of the notebooks never share a file.
@@ -12,13 +13,10 @@ and the text of the notebooks never share a file.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import hashlib
 import importlib.metadata
-import importlib.util
 import os
 import sys
-import sysconfig
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,55 +26,13 @@ import numpy as np
 from workbench.errors import InputError, NotFoundError, OfflineError, WorkbenchWarning, fail
 from workbench.results import provenance
 from workbench.sources import hub
+from workbench.sources.corpus_cache import cached
+from workbench.sources.text_files import Document, folder_files, in_split, python_source_files, read_documents
 from workbench.sources.tokens import Tokens, bos_token, describe_tokenizer, pad_token
-
-# Everything here is a dependency of the workbench itself, pinned in constraints.txt.
-PYTHON_SOURCE_PACKAGES = (
-    "stdlib",
-    "IPython",
-    "click",
-    "fsspec",
-    "jinja2",
-    "joblib",
-    "jupyter_server",
-    "mpmath",
-    "networkx",
-    "numpy",
-    "pandas",
-    "prompt_toolkit",
-    "rich",
-    "scipy",
-    "sklearn",
-    "torch.distributions",
-    "torch.nn",
-    "torch.optim",
-    "torch.utils",
-    "tornado",
-    "traitlets",
-    "transformers.generation",
-    "transformers.models.bert",
-    "transformers.models.gpt2",
-    "transformers.models.llama",
-    "transformers.utils",
-    "urllib3",
-)
-_SKIPPED_FOLDERS = {"test", "tests", "testing", "site-packages", "__pycache__", "idle_test", "lib2to3", "ensurepip", "_vendor"}
-_LARGEST_FILE = 500_000  # bytes; longer sources are generated tables
-_VAL_SHARE = 10  # one file in this many belongs to "val"
-
-
-@dataclasses.dataclass(frozen=True)
-class Document:
-    """One text with the source it belongs to and a name that finds it again."""
-
-    source: str
-    name: str
-    text: str
-    sha256: str
 
 
 def corpus(
-    name: str = "python-source",
+    name: str | os.PathLike = "python-source",
     *,
     tokenizer,
     n_tokens: int,
@@ -89,7 +45,7 @@ def corpus(
 
     Parameters
     ----------
-    name : str
+    name : str or path
         `"python-source"`; a folder of text files (with `train` and `val` subfolders, or without: then every split is the whole folder);
         or a Hugging Face dataset id with a `text` column (streamed; without a held-out part, its texts are split by their hash).
     tokenizer : Hugging Face tokenizer
@@ -109,6 +65,7 @@ def corpus(
     Returns
     -------
     Tokens
+        What was cut from files is kept in the cache (`WORKBENCH_CACHE`) until one of them changes its size or its time of change.
         `provenance["parameters"]` counts files read, skipped (bad encoding, empty, duplicate) and dropped short tails.
 
     Raises
@@ -121,6 +78,7 @@ def corpus(
         For a dataset id when no hub is reachable.
     """
     tokenizer = getattr(tokenizer, "tokenizer", tokenizer) if not callable(tokenizer) or hasattr(tokenizer, "blocks") else tokenizer
+    name = os.fspath(name)
     if n_tokens < 1 or context < 2:
         fail(InputError, f"n_tokens={n_tokens}, context={context}", "n_tokens >= 1 and context >= 2 (BOS and one token)", "ask for more")
     if split not in ("train", "val", "all"):
@@ -128,13 +86,16 @@ def corpus(
     counts: dict[str, int] = {"bad_encoding": 0, "duplicate": 0, "empty": 0, "documents": 0, "tails_dropped": 0, "tails_padded": 0}
     if contexts_per_document == "auto":
         contexts_per_document = 32 if name == "python-source" else None
+    request = {"name": name, "split": split, "seed": seed, "context": context, "n_tokens": n_tokens}
     folder = Path(name).expanduser()
-    if name == "python-source":
-        documents, pad_tails = _python_source(split, seed, counts), False
-    elif folder.is_dir():
-        documents, pad_tails = _folder(folder, split, seed, counts), True
+    if name == "python-source" or folder.is_dir():
+        is_source = name == "python-source"
+        files = python_source_files() if is_source else folder_files(folder, split)
+        documents = read_documents(files, split, seed, counts, split_by_hash=is_source)
+        tokens = cached(files, tokenizer, request | {"contexts_per_document": contexts_per_document},
+                        lambda: _cut(documents, tokenizer, not is_source, contexts_per_document, counts, request))
     elif "/" in name and not folder.exists() and not name.startswith((".", "/", "~")):
-        documents, pad_tails = _dataset(name, split, seed, counts), True
+        tokens = _cut(_dataset(name, split, seed, counts), tokenizer, True, contexts_per_document, counts, request)
     else:
         fail(
             NotFoundError,
@@ -142,30 +103,14 @@ def corpus(
             "'python-source', a folder of text files, or a Hugging Face dataset id such as 'owner/name'",
             "check the spelling or the path",
         )
-    return _cut(
-        documents,
-        tokenizer,
-        n_tokens,
-        context,
-        pad_tails,
-        contexts_per_document,
-        counts,
-        {"name": name, "split": split, "seed": seed, "context": context, "n_tokens": n_tokens},
-    )
+    _warn_of_gaps(tokens)
+    return tokens
 
 
-def _cut(
-    documents: Iterator[Document],
-    tokenizer,
-    n_tokens: int,
-    context: int,
-    pad_tails: bool,
-    limit: int | None,
-    counts: dict,
-    parameters: dict,
-) -> Tokens:
+def _cut(documents: Iterator[Document], tokenizer, pad_tails: bool, limit: int | None, counts: dict, request: dict) -> Tokens:
     bos, pad = bos_token(tokenizer), pad_token(tokenizer)
-    body, wanted = context - 1, -(-n_tokens // context)
+    context = request["context"]
+    body, wanted = context - 1, -(-request["n_tokens"] // context)
     rows, keep, sources, names, read = [], [], [], [], hashlib.sha256()
     versions: set[str] = set()
     for batch in _batches(documents, 64):
@@ -188,18 +133,12 @@ def _cut(
                     names.append(document.name)
         if len(rows) >= wanted:
             break
-    if counts["bad_encoding"]:
-        warnings.warn(f"{counts['bad_encoding']} files are not UTF-8 text and were skipped", WorkbenchWarning, stacklevel=3)
     if not rows:
         fail(
             InputError,
-            f"the corpus {parameters['name']!r} ({parameters['split']}) holds no context of text ({counts})",
+            f"the corpus {request['name']!r} ({request['split']}) holds no context of text ({counts})",
             f"at least one document of {body} tokens" if not pad_tails else "at least one readable, non-empty text file",
             "check the folder, or ask for a shorter context",
-        )
-    if len(rows) < wanted:
-        warnings.warn(
-            f"{parameters['name']!r} gives {len(rows) * context:,} tokens of the {n_tokens:,} asked for", WorkbenchWarning, stacklevel=3
         )
     vocabulary, tokenizer_name, digest = describe_tokenizer(tokenizer)
     return Tokens(
@@ -214,82 +153,32 @@ def _cut(
         tokenizer_sha256=digest,
         provenance=provenance(
             {"documents": read.hexdigest()},
-            parameters
+            request
             | counts
             | {
-                "packages": {source: _version(source) for source in sorted(versions)} if parameters["name"] == "python-source" else {},
+                "packages": {source: _version(source) for source in sorted(versions)} if request["name"] == "python-source" else {},
                 "python": sys.version.split()[0],
                 "positions": "BOS and padding are not kept",
             },
-            seed=parameters["seed"],
+            seed=request["seed"],
         ),
     )
 
 
+def _warn_of_gaps(tokens: Tokens) -> None:
+    """Say what could not be read, and that the text was too short, whether it was read now or before."""
+    asked = tokens.provenance["parameters"]
+    if asked["bad_encoding"]:
+        warnings.warn(f"{asked['bad_encoding']} files are not UTF-8 text and were skipped", WorkbenchWarning, stacklevel=3)
+    if tokens.n_tokens < asked["n_tokens"]:
+        warnings.warn(f"{asked['name']!r} gives {tokens.n_tokens:,} tokens of the {asked['n_tokens']:,} asked for", WorkbenchWarning,
+                      stacklevel=3)
+
+
 def python_source(split: str = "train", seed: int = 0) -> Iterator[Document]:
     """The documents behind `corpus("python-source")`, in its order."""
-    yield from _python_source(split, seed, {"bad_encoding": 0, "duplicate": 0, "empty": 0})
-
-
-def _python_source(split: str, seed: int, counts: dict) -> Iterator[Document]:
-    paths: list[tuple[str, str, str]] = []  # thousands of files: a Path for each takes longer than reading those that are needed
-    for package in PYTHON_SOURCE_PACKAGES:
-        root = _package_folder(package)
-        if root is None:
-            continue
-        for folder, folders, files in os.walk(root):
-            folders[:] = sorted(f for f in folders if f not in _SKIPPED_FOLDERS and not f.endswith((".dist-info", ".egg-info")))
-            for file in sorted(files):
-                if file.endswith((".py", ".rst", ".md")) and not file.startswith(("test_", "conftest")):
-                    path = os.path.join(folder, file)
-                    paths.append((package, f"{package}{path[len(str(root)) :].replace(os.sep, '/')}", path))
-    yield from _ordered(paths, split, seed, counts, split_by_hash=True)
-
-
-def _folder(folder: Path, split: str, seed: int, counts: dict) -> Iterator[Document]:
-    if split != "all" and (folder / split).is_dir():
-        folder = folder / split
-    paths = [
-        (path.relative_to(folder).parts[0] if path.parent != folder else folder.name, path.relative_to(folder).as_posix(), str(path))
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    ]
-    yield from _ordered(paths, split, seed, counts, split_by_hash=False)
-
-
-def _ordered(paths: list[tuple[str, str, str]], split: str, seed: int, counts: dict, *, split_by_hash: bool) -> Iterator[Document]:
-    """Documents of the split in seeded hash order; one text that stands in several files counts once."""
-    chosen: dict[str, tuple[str, str, str]] = {}
-    for source, name, path in paths:
-        try:
-            if split_by_hash and os.stat(path).st_size > _LARGEST_FILE:
-                continue
-            digest = _hash_file(path)
-        except OSError:
-            counts["bad_encoding"] += 1
-            continue
-        if split_by_hash and not _belongs(digest, split):
-            continue
-        counts["duplicate"] += digest in chosen
-        chosen.setdefault(digest, (source, name, path))
-    for digest in sorted(chosen, key=lambda digest: hashlib.sha256(f"{seed}:{digest}".encode()).digest()):
-        source, name, path = chosen[digest]
-        try:
-            text = Path(path).read_bytes().decode("utf-8")
-        except (UnicodeDecodeError, OSError):
-            counts["bad_encoding"] += 1
-            continue
-        if "\x00" in text:
-            counts["bad_encoding"] += 1
-        elif text.strip():
-            yield Document(source, name, text, digest)
-        else:
-            counts["empty"] += 1
-
-
-def _belongs(digest: str, split: str) -> bool:
-    """Whether a text of this SHA-256 is in the split; one in `_VAL_SHARE` is held out."""
-    return split == "all" or (int(digest[:8], 16) % _VAL_SHARE == 0) == (split == "val")
+    counts = {"bad_encoding": 0, "duplicate": 0, "empty": 0}
+    yield from read_documents(python_source_files(), split, seed, counts, split_by_hash=True)
 
 
 @contextlib.contextmanager
@@ -335,7 +224,7 @@ def _dataset(name: str, split: str, seed: int, counts: dict) -> Iterator[Documen
         digest = hashlib.sha256(text.encode()).hexdigest()
         if not text.strip():
             counts["empty"] += 1
-        elif whole or _belongs(digest, split):
+        elif whole or in_split(digest, split):
             yield Document(name, str(counts["documents"]), text, digest)
         with _reaching(name):
             row = next(rows, None)
@@ -360,17 +249,6 @@ def _batches(documents: Iterator[Document], size: int) -> Iterator[list[Document
         yield batch
 
 
-def _package_folder(package: str) -> Path | None:
-    if package == "stdlib":
-        return Path(sysconfig.get_paths()["stdlib"])
-    top, *inner = package.split(".")
-    spec = importlib.util.find_spec(top)  # finds the folder without importing the package
-    if spec is None or not spec.submodule_search_locations:
-        return None
-    folder = Path(next(iter(spec.submodule_search_locations)), *inner)
-    return folder if folder.is_dir() else None
-
-
 def _version(package: str) -> str:
     if package == "stdlib":
         return sys.version.split()[0]
@@ -379,8 +257,3 @@ def _version(package: str) -> str:
         return importlib.metadata.version({"sklearn": "scikit-learn"}.get(top, top))
     except importlib.metadata.PackageNotFoundError:
         return "unknown"
-
-
-def _hash_file(path: str) -> str:
-    with open(path, "rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()

@@ -15,7 +15,7 @@ import os
 import struct
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from workbench.errors import IntegrityError, NotFoundError, fail
 from workbench.results import file_sha256, write_atomically
@@ -92,6 +92,13 @@ def read_json(path: str | os.PathLike) -> dict[str, Any]:
     return content
 
 
+def safe_yaml(text: str | TextIO) -> Any:
+    """What a YAML text holds, plain values only; by libyaml where it is there, ten times faster. Raises yaml.YAMLError."""
+    import yaml
+
+    return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+
+
 def read_card(folder: str | os.PathLike) -> dict[str, Any]:
     """The machine-readable front matter of a folder's model card.
 
@@ -111,7 +118,7 @@ def read_card(folder: str | os.PathLike) -> dict[str, Any]:
     if len(parts) < 3 or parts[0].strip():
         return {}
     try:
-        front = yaml.safe_load(parts[1]) or {}
+        front = safe_yaml(parts[1]) or {}
     except yaml.YAMLError as error:
         fail(IntegrityError, f"the front matter of {path} is not YAML ({error})", "YAML between two --- lines", "restore the card",
              cause=error)

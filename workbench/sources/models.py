@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.errors import InputError, IntegrityError, NotFoundError, OfflineError, fail
-from workbench.lazy import without_collector
+from workbench.lazy import import_libraries
 from workbench.results import file_sha256
 from workbench.sources import hub, zoo
 from workbench.sources.files import close_matches, did_you_mean, read_json, verify_weights
@@ -37,7 +37,6 @@ _UNWANTED = ("*/*.safetensors", "consolidated*", "onnx/*", "openvino/*", "origin
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
-@without_collector()
 def load_model(name: str, *, device: str = "auto", dtype: str = "float32", revision: str | None = None,
                processing: Mapping[str, bool] | None = None, sae: SAE | None = None) -> TransformerBridge:
     """Load a model with raw weights, hooks named as in TransformerLens.
@@ -74,6 +73,7 @@ def load_model(name: str, *, device: str = "auto", dtype: str = "float32", revis
     InputError
         For an unknown device, dtype, architecture or processing.
     """
+    import_libraries("transformer_lens.model_bridge.sources.transformers")
     torch_device, torch_dtype = resolve_device(device), resolve_dtype(dtype)
     wanted = _processing(processing, sae)
     folder, known_as = model_folder(name, revision=revision)

@@ -148,8 +148,11 @@ class ReconstructionQuality:
         if codes.ndim != 2 or codes.shape[0] != n:
             fail(InputError, f"codes {tuple(codes.shape)} for {n} tokens", "one row of latents for each token", "pass codes (n, F)")
         if hasattr(codes, "detach"):
+            import torch
+
             codes = codes.detach().to_dense() if codes.is_sparse else codes.detach()
-            finite, fired = bool(codes.isfinite().all()), (codes != 0).sum(dim=0).cpu().numpy()
+            finite = bool(codes.sum().isfinite()) or bool(codes.isfinite().all())  # finite sums may overflow, too
+            fired = (codes != 0).sum(dim=0, dtype=torch.int32).cpu().numpy()  # int64 sums take three times as long
         elif hasattr(codes, "tocsr"):
             csr = codes.tocsr()
             finite = bool(np.isfinite(csr.data).all())

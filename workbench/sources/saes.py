@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.errors import InputError, IntegrityError, NotFoundError, WorkbenchWarning, fail
-from workbench.lazy import without_collector
+from workbench.lazy import import_libraries
 from workbench.sources import hub, zoo
 from workbench.sources.files import close_matches, did_you_mean
 from workbench.sources.models import _no_revision, resolve_device, resolve_dtype
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 _FILES = ("cfg.json", "config.json", "*.safetensors", "params.npz", "ae.pt", "README.md")
 
 
-@without_collector()
 def load_sae(source: str, sae_id: str | None = None, *, device: str = "auto", dtype: str = "float32", revision: str | None = None) -> SAE:
     """Load an SAE.
 
@@ -64,6 +63,7 @@ def load_sae(source: str, sae_id: str | None = None, *, device: str = "auto", dt
     InputError
         For an unknown device, dtype or format.
     """
+    import_libraries("sae_lens")
     torch_device, torch_dtype = resolve_device(device), resolve_dtype(dtype)
     if not isinstance(source, (str, Path)) or not str(source).strip():
         fail(InputError, f"the SAE source {source!r}", "a non-empty name or path", did_you_mean("", zoo.embedded_saes()))

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.errors import IntegrityError, NotFoundError, StorageError, fail
 from workbench.results import cache_folder, file_sha256, write_atomically
-from workbench.sources.files import CARD, card_numbers, did_you_mean, read_card, read_json, write_card
+from workbench.sources.files import CARD, card_numbers, did_you_mean, read_card, read_json, safe_yaml, write_card
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -169,10 +169,8 @@ def registry() -> dict[str, dict[str, Any]]:
     parsed = cache_folder() / "registry" / f"{file_sha256(path)}.json"  # parsing it takes a second or two
     with contextlib.suppress(OSError, ValueError):
         return json.loads(parsed.read_text(encoding="utf-8"))
-    import yaml
-
     with open(path, encoding="utf-8") as handle:
-        releases = yaml.load(handle, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        releases = safe_yaml(handle)
     with contextlib.suppress(StorageError):
         write_atomically(parsed, json.dumps(releases).encode())
     return releases
