@@ -37,6 +37,19 @@ same = first == browser.png(figure) and opened == living(below=os.getpid())
 print(same, *opened)
 """
 
+BEGUN = """
+import os, time
+from test_browser import living
+end = time.monotonic() + 60
+import workbench.figures.theme
+while not (opened := living(below=os.getpid())) and time.monotonic() < end and {wait}:
+    time.sleep(0.1)
+import plotly.graph_objects as go
+from workbench.figures import browser
+drawn = browser.png(go.Figure()) if {wait} else b""
+print(len(drawn) > 0, len(browser._OPEN), *opened)
+"""
+
 
 def living(*, below):
     """Processes of Chromium that descend from a process."""
@@ -54,6 +67,14 @@ def living(*, below):
         if above == below and b"chrom" in command.split(b"\0")[0]:
             found.append(process)
     return sorted(found)
+
+
+def left_of(opened):
+    """Those of these processes that still live, after they had time to close."""
+    end = time.monotonic() + 10
+    while (left := set(map(int, opened)) & set(living(below=1))) and time.monotonic() < end:
+        time.sleep(0.1)
+    return left
 
 
 @pytest.fixture
@@ -145,7 +166,43 @@ def test_one_browser_a_process_and_none_after_it():
     same, *opened = done.stdout.split()
     assert same == "True"
     assert opened
-    end = time.monotonic() + 10  # the last of them may still be closing
-    while (left := set(map(int, opened)) & set(living(below=1))) and time.monotonic() < end:
-        time.sleep(0.1)
-    assert not left
+    assert not left_of(opened)
+
+
+
+@NEEDS_BROWSER
+@READS_PROC
+@pytest.mark.parametrize("figures", ["figures", ""])
+def test_under_reproduce_the_browser_opens_before_the_first_picture(figures, tmp_path):
+    wait = bool(figures)
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", BEGUN.format(wait=wait)], cwd=Path(__file__).parent,
+                          capture_output=True, text=True, check=True, timeout=300,
+                          env=os.environ | {"WORKBENCH_FIGURES": figures and str(tmp_path / figures)})  # fmt: skip
+    drawn, browsers, *opened = done.stdout.split()
+    assert (drawn, browsers) == ((str(wait), "1") if wait else ("False", "0"))
+    assert bool(opened) == wait
+    assert not left_of(opened)
+
+
+@NEEDS_BROWSER
+def test_pages_are_drawn_in_the_open_browser_and_cropped():
+    page = "<!doctype html><body style='margin:0;background:#fff'><div style='width:300px;height:3500px;background:#0072B2'></div>"
+    for _ in range(2):
+        drawn = pixels(browser.page_png(page))
+        assert drawn.shape == (3_524, 324, 3)  # and a margin
+        assert (drawn[:3_500, :300] == (0x00, 0x72, 0xB2)).all()
+    assert len(browser._OPEN) == 1
+
+
+@NEEDS_BROWSER
+def test_a_page_between_figures_changes_neither(figure):
+    before = browser.png(figure)
+    page = browser.page_png("<p>a page</p>")
+    assert browser.png(figure) == before
+    assert browser.page_png("<p>a page</p>") == page
+
+
+def test_no_browser_is_no_page_and_nothing_to_begin(monkeypatch):
+    monkeypatch.setenv("BROWSER_PATH", "/nowhere/chromium")
+    browser.begin()
+    assert browser.page_png("<p>a page</p>") is None

@@ -4,21 +4,22 @@
 2. A figure goes to kaleido, in a thread with an event loop of its own, so that it works inside Jupyter's loop also. Opening a browser and
    reading plotly's script take seconds, a picture tenths of one; so the browser stays open until Python ends. One that fails is closed
    and replaced once.
-3. A page of HTML is drawn by a browser of its own, and its empty margin cut off.
+3. A page of HTML is drawn in a tab of the same browser, and its empty margin cut off.
 
-Source: kaleido 1 (`Kaleido.calc_fig`); Chromium's headless mode (`--screenshot`).
+Source: kaleido 1 (`Kaleido.calc_fig`); the Chrome DevTools Protocol (`Page.captureScreenshot`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import atexit
+import base64
 import contextlib
 import os
 import shutil
-import subprocess
 import tempfile
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 SECONDS = 300  # a busy machine without a graphics card draws WebGL slowly
 _CLOSING_SECONDS = 10
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "microsoft-edge", "brave-browser")
-_PAGE_SIZE = "1840,4000"
+_PAGE_SIZE = {"width": 1840, "height": 4000}
 
 
 def find_browser() -> str | None:
@@ -56,16 +57,48 @@ def png(figure: go.Figure, *, scale: int = 1) -> bytes | None:
     StorageError
         When the browser draws nothing.
     """
+    size = {side: figure.layout[side] or figure.layout.template.layout[side] for side in _PAGE_SIZE}
+    options = {"format": "png", "scale": scale} | {side: pixels for side, pixels in size.items() if pixels}
+    return _drawn(lambda browser: browser.draw(figure, options))
+
+
+def page_png(page: str) -> bytes | None:
+    """A page of HTML as the bytes of a PNG, as high as it needs to be, or None where no browser is installed.
+
+    Raises
+    ------
+    StorageError
+        When the browser draws nothing.
+    """
+    with tempfile.TemporaryDirectory(prefix="workbench-page-") as folder:
+        source = Path(folder, "page.html")
+        source.write_text(page, encoding="utf-8")
+        picture = _drawn(lambda browser: browser.draw_page(source.as_uri()))
+    return picture and cropped(picture)
+
+
+def begin() -> None:
+    """Open the browser in the background, so that the first picture waits less. Without one, or with one that fails, nothing happens."""
+    path = find_browser()
+    if path is not None:
+        threading.Thread(target=_begin, args=(path,), daemon=True, name="workbench-browser").start()
+
+
+def _begin(path: str) -> None:
+    with _LOCK, contextlib.suppress(Exception):  # the first picture will try again, and say what is wrong
+        _open(path)
+
+
+def _drawn(draw: Callable[[_Browser], bytes]) -> bytes | None:
+    """What an open browser draws, or one that replaces it when it fails."""
     path = find_browser()
     if path is None:
         return None
-    size = {side: figure.layout[side] or figure.layout.template.layout[side] for side in ("width", "height")}
-    options = {"format": "png", "scale": scale} | {side: pixels for side, pixels in size.items() if pixels}
     with _LOCK:
         tries = 2 if path in _OPEN else 1  # an open one may have crashed since the last picture
         for left in reversed(range(tries)):
             try:
-                return _open(path).draw(figure, options)
+                return draw(_open(path))
             except BaseException as error:  # also after an interrupt it is not known what that browser is at
                 _close(path)
                 if not isinstance(error, Exception):
@@ -113,6 +146,23 @@ class _Browser:
     def draw(self, figure: go.Figure, options: dict) -> bytes:
         return self._run(self._kaleido.calc_fig(figure, opts=options), SECONDS)
 
+    def draw_page(self, address: str) -> bytes:
+        return self._run(self._captured(address), SECONDS)
+
+    async def _captured(self, address: str) -> bytes:
+        tab = await self._kaleido.create_tab("about:blank")
+        try:
+            await tab.send_command("Emulation.setDeviceMetricsOverride", _PAGE_SIZE | {"deviceScaleFactor": 1, "mobile": False})
+            await tab.send_command("Emulation.setScrollbarsHidden", {"hidden": True})
+            await tab.send_command("Page.enable")
+            loaded = tab.subscribe_once("Page.loadEventFired")
+            await tab.send_command("Page.navigate", {"url": address})
+            await loaded
+            answer = await tab.send_command("Page.captureScreenshot", {"format": "png"})
+            return base64.b64decode(answer["result"]["data"])
+        finally:
+            await self._kaleido.close_tab(tab.target_id)
+
     def close(self) -> None:
         with contextlib.suppress(Exception):  # a browser that has crashed cannot be closed
             self._run(self._kaleido.close(), _CLOSING_SECONDS)
@@ -139,30 +189,3 @@ def _close(path: str) -> None:
 def _close_all() -> None:
     for path in list(_OPEN):
         _close(path)
-
-
-def page_png(page: str) -> bytes | None:
-    """A page of HTML as the bytes of a PNG, as high as it needs to be, or None where no browser is installed.
-
-    Raises
-    ------
-    StorageError
-        When the browser draws nothing.
-    """
-    browser = find_browser()
-    if browser is None:
-        return None
-    with tempfile.TemporaryDirectory(prefix="workbench-page-") as folder:
-        source, target = Path(folder, "page.html"), Path(folder, "page.png")
-        source.write_text(page, encoding="utf-8")
-        as_root = ["--no-sandbox"] if os.geteuid() == 0 else []  # a container's root has no sandbox
-        done = subprocess.run(
-            [browser, "--headless", *as_root, f"--user-data-dir={folder}/profile", "--disable-gpu", "--disable-dev-shm-usage",
-             "--hide-scrollbars", f"--window-size={_PAGE_SIZE}", f"--screenshot={target}",
-             source.as_uri()],
-            capture_output=True, text=True, timeout=SECONDS, check=False,
-        )  # fmt: skip
-        if not target.exists():
-            fail(StorageError, f"{browser} drew no picture ({done.stderr.strip()[-200:]})", "a browser that runs without a screen",
-                 "set BROWSER_PATH to another Chromium")  # fmt: skip
-        return cropped(target.read_bytes())

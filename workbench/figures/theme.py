@@ -4,7 +4,8 @@
    least 12 px, and dark ink on a white card, which reads the same in JupyterLab's light and dark themes.
 2. `captioned` writes the caption (what is shown, n, the null) under the axes.
 3. `save_figure` writes picture, interactive page and numbers, only where the environment variable WORKBENCH_FIGURES names a folder:
-   `workbench reproduce` sets it, an interactive session does not, so running a notebook leaves the checkout as it was.
+   `workbench reproduce` sets it, an interactive session does not, so running a notebook leaves the checkout as it was. There the browser
+   is opened as soon as this module is imported, while the notebook imports and computes.
 
 Source: Okabe & Ito 2008, "Color universal design" (the palette); kaleido 1 for pictures, with the system's Chromium.
 """
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from workbench.errors import InputError, fail
-from workbench.figures.browser import page_png, png
+from workbench.figures.browser import begin, page_png, png
 from workbench.figures.gallery import note_caption
 from workbench.figures.pictures import compact
 from workbench.results import write_atomically
@@ -184,3 +185,7 @@ def save_figure(figure: go.Figure | Html, name: str, data: pd.DataFrame, caption
     else:
         write_atomically(target / f"{name}.png", picture)
     return figure
+
+
+if os.environ.get("WORKBENCH_FIGURES"):
+    begin()
