@@ -77,6 +77,17 @@ def test_firing_counts(convert):
     np.testing.assert_array_equal(firing.maxima, [0, *dense[:, 1:].max(axis=0)])
 
 
+@pytest.mark.parametrize("dtype", [bool, np.int8, np.uint16, np.int64, np.float32, np.float64])
+def test_firing_counts_of_any_type(dtype):
+    codes = np.array([[0, 1, 3], [0, 0, 2], [0, 1, 0]]).astype(dtype)
+    for chunks in ([codes], [sp.csr_matrix(codes)], [sp.csr_matrix(codes[:1]), codes[1:]]):
+        firing = run(FiringCounts(), chunks)
+        assert firing.counts.tolist() == [0, 2, 2]
+        assert firing.totals.tolist() == [0, 2, codes[:, 2].sum()]
+        assert firing.maxima.tolist() == [0, 1, codes[:, 2].max()]
+        assert firing.totals.dtype == firing.maxima.dtype == np.float64
+
+
 def test_torch_dtypes_and_saving(tmp_path):
     x = torch.randn(50, 3, generator=torch.Generator().manual_seed(0))
     for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16):

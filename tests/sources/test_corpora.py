@@ -134,6 +134,8 @@ def test_from_ids_refuses_what_is_no_token_array(ids):
 def test_bad_requests_name_the_mend(tmp_path, tiny_tokenizer):
     with pytest.raises(InputError, match="n_tokens >= 1"):
         corpus(tokenizer=tiny_tokenizer, n_tokens=0)
+    with pytest.raises(InputError, match="a corpus of type NoneType"):
+        corpus(None, tokenizer=tiny_tokenizer, n_tokens=10)
     with pytest.raises(InputError, match="'train', 'val' or 'all'"):
         corpus(tokenizer=tiny_tokenizer, n_tokens=10, split="test")
     with pytest.raises(NotFoundError, match="a folder of text files"):

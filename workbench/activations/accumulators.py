@@ -197,11 +197,11 @@ class FiringCounts:
             fail(InputError, "codes hold NaN or infinity", "finite activations", "look at the SAE's weights and at its input")
         fires = np.abs(csr.data) > self.threshold
         columns, values = (csr.indices, csr.data) if fires.all() else (csr.indices[fires], csr.data[fires])
-        lowest = -np.inf if values.dtype.kind == "f" else np.iinfo(values.dtype).min
-        maxima = np.full(csr.shape[1], lowest, values.dtype)  # of the values' own type: `at` is ten times slower where it must convert
+        values = values if values.dtype.kind == "f" else values.astype(float)
+        maxima = np.full(csr.shape[1], -np.inf, values.dtype)  # of the values' own type: `at` is ten times slower where it must convert
         np.maximum.at(maxima, columns, values)
-        counts = np.bincount(columns, minlength=csr.shape[1])
-        self._add(csr.shape[0], counts, np.bincount(columns, values, csr.shape[1]), np.where(counts > 0, maxima.astype(float), -np.inf))
+        counts, totals = (np.bincount(columns, weights, csr.shape[1]) for weights in (None, values))
+        self._add(csr.shape[0], counts, totals, maxima.astype(float))
 
     def merge(self, other: Self) -> None:
         """Add what another has seen."""

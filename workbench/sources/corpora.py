@@ -71,13 +71,15 @@ def corpus(
     Raises
     ------
     InputError
-        For sizes below 1, an unknown split, or a corpus without text.
+        For sizes below 1, an unknown split, a name that is no text, or a corpus without text.
     NotFoundError
         For a name that is no folder, dataset or known corpus.
     OfflineError
         For a dataset id when no hub is reachable.
     """
     tokenizer = getattr(tokenizer, "tokenizer", tokenizer) if not callable(tokenizer) or hasattr(tokenizer, "blocks") else tokenizer
+    if not isinstance(name, (str, os.PathLike)):
+        fail(InputError, f"a corpus of type {type(name).__name__}", "a name or a folder", "pass 'python-source' or a path")
     name = os.fspath(name)
     if n_tokens < 1 or context < 2:
         fail(InputError, f"n_tokens={n_tokens}, context={context}", "n_tokens >= 1 and context >= 2 (BOS and one token)", "ask for more")
