@@ -12,7 +12,7 @@ from __future__ import annotations
 import gc
 import importlib
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 NAMES: dict[str, str] = {
@@ -165,12 +165,22 @@ def attach(package: str, names: Mapping[str, str] = NAMES) -> tuple[Callable[[st
     return getattr_, lambda: sorted({*names, *vars(sys.modules.get(package, object))})
 
 
+def _imported(names: tuple[str, ...]) -> Iterator[Any]:
+    """Imports one module after the other.
+
+    Libraries catch exceptions while they are imported. Some of these hold themselves and the frames below them, for ever where the
+    collector does not look; a generator's frame, other than a function's, does not hold its caller's, and with it all that this will hold.
+    """
+    for name in names:
+        yield importlib.import_module(name)
+
+
 def import_libraries(*names: str) -> None:
     """Import large libraries, and put what they make out of the garbage collector's sight.
 
     torch and its kin make more than a million objects that live as long as the process. The collector would go through all of them three
     times on their way to its oldest generation, again in every full collection, and twice when Python ends: up to half a second each
-    time. Here it goes through them once.
+    time.
 
     What the caller made before is put out of sight with them: it is freed as ever when its last reference goes, but its reference cycles
     are not found any more. That is why this is done only in a process without torch, where nothing large can have been made; in others
@@ -190,11 +200,10 @@ def import_libraries(*names: str) -> None:
         gc.collect()  # what is garbage now would stay
     gc.disable()
     try:
-        for name in names:
-            importlib.import_module(name)
+        for _ in _imported(names):
+            pass
     finally:
         if early:
-            gc.collect(0)  # exceptions that the libraries caught hold the frames of all callers, and what these will hold
             gc.freeze()
         elif not gc.get_freeze_count():
             gc.freeze()

@@ -29,6 +29,14 @@ def test_a_perfect_sae_loses_nothing(tiny_model, identity_sae, tiny_tokens):
     assert ce.n_targets == int(tiny_tokens.keep[:, 1:].sum())
 
 
+def test_without_the_mean_the_rest_is_the_same(tiny_model, identity_sae, tiny_tokens):
+    whole, less = (ce_recovered(tiny_model, identity_sae(scale=0.5), tiny_tokens, with_mean=with_mean) for with_mean in (True, False))
+    for name in ("ce_original", "ce_sae", "ce_zero", "recovered", "n_targets"):
+        assert getattr(less, name) == getattr(whole, name)
+    assert np.isnan([less.ce_mean, less.recovered_from_mean]).all()
+    assert np.isfinite([whole.ce_mean, whole.recovered_from_mean]).all()
+
+
 def test_an_sae_that_gives_zero_is_zero_ablation(tiny_model, identity_sae, tiny_tokens):
     ce = ce_recovered(tiny_model, identity_sae(scale=0.0), tiny_tokens)
     assert ce.ce_sae == pytest.approx(ce.ce_zero, abs=1e-9)

@@ -11,11 +11,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
+import itertools
 import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -191,8 +194,9 @@ def _resumed(folder: Path, plan: dict, resume: bool) -> dict:
         told = "; ".join(f"{name}: {_short(old.get(name))} there, {_short(plan[name])} now" for name in differing)
         fail(MismatchError, f"{folder} holds another harvest ({told})", "the same model, text, hooks, dtype and layout",
              "choose another folder, or pass resume=False to replace what is there")
-    intact = [shard for shard in old["shards"] if _intact(folder, shard)]
-    return old | {"shards": intact}
+    with ThreadPoolExecutor() as pool:  # hashing does not hold Python's lock
+        intact = pool.map(functools.partial(_intact, folder), old["shards"])
+        return old | {"shards": list(itertools.compress(old["shards"], intact))}
 
 
 def _same(name: str, old: Any, new: Any) -> bool:

@@ -226,7 +226,7 @@ def _measure(checks: _Checks, model: TransformerBridge, sae: SAE, hook: str, som
     checks.add("dead latents", f"{quality.dead_share:.1%} silent on {quality.n_tokens:,} tokens", f"at most {GOOD_ENOUGH:.0%}",
                "ok" if quality.dead_share <= GOOD_ENOUGH else "suspect" if enough else "note",
                f"{quality.dead_share:.0%} of its latents never fire on this text")
-    ce = ce_recovered(model, sae, few, batch_size=batch_size)
+    ce = ce_recovered(model, sae, few, batch_size=batch_size, with_mean=False)
     checks.add("CE recovered", f"{ce.recovered:.3f} ({ce.ce_original:.2f} → {ce.ce_sae:.2f}, zero {ce.ce_zero:.2f})",
                f"at least {GOOD_ENOUGH}", "ok" if ce.recovered >= GOOD_ENOUGH else "suspect",
                f"the model loses most of its ability with the reconstruction (CE recovered {ce.recovered:.2f})")

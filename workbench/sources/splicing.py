@@ -1,7 +1,7 @@
 """How much of the model's loss survives when an SAE's reconstruction takes the place of an activation?
 
 1. Run the model as it is; remember the mean activation at the SAE's hook.
-2. Run it three times more, with the activation replaced by its reconstruction, by zero, and by the mean.
+2. Run it three times more, with the activation replaced by its reconstruction, by zero, and (unless that is not asked for) by the mean.
 3. CE recovered = (CE_zero - CE_sae) / (CE_zero - CE_original); the same against the mean is reported beside it.
 
 Only kept positions are replaced and only kept positions are targets; BOS and padding stay as they are. Sums are float64.
@@ -38,7 +38,7 @@ class CERecovered(Result):
     recovered : float
         (ce_zero - ce_sae) / (ce_zero - ce_original); 1 is no loss, 0 as bad as zero; NaN where zero does no harm at all.
     recovered_from_mean : float
-        The same against the mean activation.
+        The same against the mean activation; NaN where that was not asked for.
     """
 
     ce_original: float
@@ -51,7 +51,7 @@ class CERecovered(Result):
     hook: str
 
 
-def ce_recovered(model: TransformerBridge, sae: SAE, tokens: Tokens, *, batch_size: int = 8) -> CERecovered:
+def ce_recovered(model: TransformerBridge, sae: SAE, tokens: Tokens, *, batch_size: int = 8, with_mean: bool = True) -> CERecovered:
     """How much of the model's loss an SAE's reconstruction keeps.
 
     Parameters
@@ -60,9 +60,11 @@ def ce_recovered(model: TransformerBridge, sae: SAE, tokens: Tokens, *, batch_si
     sae : sae_lens.SAE
         Spliced in at `sae.cfg.metadata.hook_name`.
     tokens : Tokens
-        All of them are used: five forward passes.
+        All of them are used: four forward passes, three without the mean.
     batch_size : int
         Contexts a forward pass.
+    with_mean : bool
+        Also set the activation to its mean; without, `ce_mean` and `recovered_from_mean` are NaN.
 
     Raises
     ------
@@ -74,7 +76,7 @@ def ce_recovered(model: TransformerBridge, sae: SAE, tokens: Tokens, *, batch_si
     hook = sae_hook(model, sae)
     ids, keep = checked_tokens(model, tokens)
     seen: dict[str, float | Any] = {"sum": 0.0}
-    total, device = {"original": 0.0, "sae": 0.0, "zero": 0.0, "mean": 0.0}, model.cfg.device
+    total, device = {"original": 0.0, "sae": 0.0, "zero": 0.0, "mean": 0.0 if with_mean else float("nan")}, model.cfg.device
     batches = [slice(start, start + batch_size) for start in range(0, len(ids), batch_size)]
 
     def loss(rows: slice, swap: Any) -> float:
@@ -96,15 +98,16 @@ def ce_recovered(model: TransformerBridge, sae: SAE, tokens: Tokens, *, batch_si
     with torch.no_grad():
         for rows in batches:
             total["original"] += loss(rows, remember)
-        mean = seen["sum"] / int(keep.sum())
-        swaps = {"sae": lambda x, _: sae(x.to(sae.device, sae.dtype)), "zero": lambda x, _: torch.zeros_like(x),
-                 "mean": lambda x, _: mean.expand_as(x)}
+        swaps = {"sae": lambda x, _: sae(x.to(sae.device, sae.dtype)), "zero": lambda x, _: torch.zeros_like(x)}
+        if with_mean:
+            mean = seen["sum"] / int(keep.sum())
+            swaps["mean"] = lambda x, _: mean.expand_as(x)
         for name, swap in swaps.items():
             for rows in batches:
                 total[name] += loss(rows, swap)
     targets = int(keep[:, 1:].sum())
     original, spliced, zero, average = (total[name] / targets for name in ("original", "sae", "zero", "mean"))
-    if not np.isfinite([original, spliced, zero, average]).all():
+    if not np.isfinite([original, spliced, zero, *[average] * with_mean]).all():
         fail(InputError, f"cross-entropies {original}, {spliced}, {zero}, {average}", "finite ones",
              "load the model in float32")
     return CERecovered(ce_original=original, ce_sae=spliced, ce_zero=zero, ce_mean=average, n_targets=targets, hook=hook,
