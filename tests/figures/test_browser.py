@@ -20,9 +20,6 @@ from PIL import Image
 from workbench.errors import StorageError
 from workbench.figures import browser
 
-NEEDS_BROWSER = pytest.mark.skipif(
-    browser.find_browser() is None and not os.environ.get("CI"), reason="no Chromium; Debian and Ubuntu: apt-get install chromium"
-)
 READS_PROC = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks for processes in /proc")
 TWO_AND_THE_END = """
 import os
@@ -86,7 +83,7 @@ def pixels(picture):
     return np.asarray(Image.open(io.BytesIO(picture)).convert("RGB"))
 
 
-@NEEDS_BROWSER
+@pytest.mark.usefixtures("chromium")
 def test_a_picture_shows_the_figure_at_its_scale(figure):
     for scale in (1, 2):
         drawn = pixels(browser.png(figure, scale=scale))
@@ -95,7 +92,7 @@ def test_a_picture_shows_the_figure_at_its_scale(figure):
             assert (drawn == colour).all(2).sum() > 300 * scale**2
 
 
-@NEEDS_BROWSER
+@pytest.mark.usefixtures("chromium")
 def test_figures_do_not_mix(figure):
     again = go.Figure(figure).update_layout(width=320)
     for _ in range(2):
@@ -103,7 +100,7 @@ def test_figures_do_not_mix(figure):
         assert pixels(browser.png(again)).shape[1] == 320
 
 
-@NEEDS_BROWSER
+@pytest.mark.usefixtures("chromium")
 def test_inside_a_running_event_loop(figure):
     async def cell():
         return browser.png(figure)
@@ -113,7 +110,7 @@ def test_inside_a_running_event_loop(figure):
     assert drawn == browser.png(figure)
 
 
-@NEEDS_BROWSER
+@pytest.mark.usefixtures("chromium")
 @READS_PROC
 def test_a_browser_that_died_is_replaced(figure):
     browser._close_all()
@@ -158,7 +155,7 @@ def test_no_browser_is_no_picture(figure, monkeypatch):
     assert browser.png(figure) is None
 
 
-@NEEDS_BROWSER
+@pytest.mark.usefixtures("chromium")
 @READS_PROC
 def test_one_browser_a_process_and_none_after_it():
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", TWO_AND_THE_END], cwd=Path(__file__).parent,
@@ -170,7 +167,7 @@ def test_one_browser_a_process_and_none_after_it():
 
 
 
-@NEEDS_BROWSER
+@pytest.mark.usefixtures("chromium")
 @READS_PROC
 @pytest.mark.parametrize("figures", ["figures", ""])
 def test_under_reproduce_the_browser_opens_before_the_first_picture(figures, tmp_path):
@@ -184,7 +181,7 @@ def test_under_reproduce_the_browser_opens_before_the_first_picture(figures, tmp
     assert not left_of(opened)
 
 
-@NEEDS_BROWSER
+@pytest.mark.usefixtures("chromium")
 def test_pages_are_drawn_in_the_open_browser_and_cropped():
     page = "<!doctype html><body style='margin:0;background:#fff'><div style='width:300px;height:3500px;background:#0072B2'></div>"
     for _ in range(2):
@@ -194,7 +191,7 @@ def test_pages_are_drawn_in_the_open_browser_and_cropped():
     assert len(browser._OPEN) == 1
 
 
-@NEEDS_BROWSER
+@pytest.mark.usefixtures("chromium")
 def test_a_page_between_figures_changes_neither(figure):
     before = browser.png(figure)
     page = browser.page_png("<p>a page</p>")

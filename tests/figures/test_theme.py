@@ -1,6 +1,5 @@
 """The house style is readable, and figures are saved only where a folder was named."""
 
-import os
 import re
 import shutil
 
@@ -10,7 +9,6 @@ import pytest
 
 from workbench.errors import InputError, StorageError
 from workbench.figures import theme
-from workbench.figures.browser import find_browser
 
 TABLE = pd.DataFrame({"x": [1, 2], "y": [0.25, 1 / 3]})
 
@@ -76,12 +74,7 @@ def test_nothing_is_written_without_a_folder(figure, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-NEEDS_BROWSER = pytest.mark.skipif(
-    find_browser() is None and not os.environ.get("CI"), reason="no Chromium; Debian and Ubuntu: apt-get install chromium"
-)
-
-
-@NEEDS_BROWSER
+@pytest.mark.usefixtures("chromium")
 def test_picture_page_and_numbers_are_written(figure, folder):
     theme.save_figure(figure, "latent_map", TABLE, "A caption, n = 2.")
     assert sorted(path.name for path in folder.iterdir()) == [
@@ -117,7 +110,7 @@ def test_html_is_saved_as_a_page(folder, monkeypatch):
     assert not (folder / "examples.png").exists()
 
 
-@NEEDS_BROWSER
+@pytest.mark.usefixtures("chromium")
 def test_html_gets_a_picture_as_high_as_it_is_also_what_is_scrolled_in_a_notebook(folder):
     tall = "<div style='max-height:50px;overflow:auto'><div style='height:700px;background:#0072B2'>shown</div></div>"
     theme.save_figure(theme.Html(tall), "examples", TABLE, "A caption.")

@@ -66,7 +66,7 @@ def test_neighbours_equal_brute_force(n, d, metric, seed, scale):
 def test_neighbours_do_not_depend_on_the_block(monkeypatch):
     points = planted()[0]
     whole = nearest_neighbours(points, 7)
-    monkeypatch.setattr("workbench.geometry.layout._BLOCK_VALUES", 3 * len(points))
+    monkeypatch.setattr("workbench.geometry.layout._BLOCK_VALUES", 17 * len(points))
     parts = nearest_neighbours(points, 7)
     np.testing.assert_array_equal(whole[0], parts[0])
     np.testing.assert_array_equal(whole[1], parts[1])

@@ -18,7 +18,6 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +35,7 @@ from workbench.activations.capture import (
 from workbench.activations.heap import kept_heap
 from workbench.activations.positions import attended
 from workbench.activations.store import FORMAT, MANIFEST, ActivationStore, read_manifest, shard_name
+from workbench.activations.threads import on_all_cores
 from workbench.errors import InputError, IntegrityError, MismatchError, NotFoundError, StorageError, fail
 from workbench.results import cache_folder, file_sha256, provenance, write_atomically
 from workbench.sources.tokens import Tokens
@@ -194,9 +194,8 @@ def _resumed(folder: Path, plan: dict, resume: bool) -> dict:
         told = "; ".join(f"{name}: {_short(old.get(name))} there, {_short(plan[name])} now" for name in differing)
         fail(MismatchError, f"{folder} holds another harvest ({told})", "the same model, text, hooks, dtype and layout",
              "choose another folder, or pass resume=False to replace what is there")
-    with ThreadPoolExecutor() as pool:  # hashing does not hold Python's lock
-        intact = pool.map(functools.partial(_intact, folder), old["shards"])
-        return old | {"shards": list(itertools.compress(old["shards"], intact))}
+    intact = on_all_cores(functools.partial(_intact, folder), old["shards"])  # hashing does not hold Python's lock
+    return old | {"shards": list(itertools.compress(old["shards"], intact))}
 
 
 def _same(name: str, old: Any, new: Any) -> bool:

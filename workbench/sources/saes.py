@@ -63,14 +63,14 @@ def load_sae(source: str, sae_id: str | None = None, *, device: str = "auto", dt
     InputError
         For an unknown device, dtype or format.
     """
-    import_libraries("sae_lens")
-    torch_device, torch_dtype = resolve_device(device), resolve_dtype(dtype)
     if not isinstance(source, (str, Path)) or not str(source).strip():
         fail(InputError, f"the SAE source {source!r}", "a non-empty name or path", did_you_mean("", zoo.embedded_saes()))
     text = str(source).strip()
     joined = f"{text}/{sae_id}" if sae_id else text
     path = Path(text).expanduser() / (sae_id or "")
     release = _release(text, sae_id)
+    import_libraries("sae_lens")
+    torch_device, torch_dtype = resolve_device(device), resolve_dtype(dtype)
     if joined in zoo.embedded_saes():
         _no_revision(joined, revision)
         zoo.verify_manifest([joined])
