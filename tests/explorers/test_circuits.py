@@ -104,7 +104,7 @@ def test_the_threshold_takes_the_strongest_and_lies_on_the_roc_curve(explorer, b
 def test_methods_follow_the_task(explorer):
     explorer.set(task="ioi", method="head codes")
     turn(explorer, "task", "induction")
-    assert list(explorer._controls["method"][0].options) == ["EAP", "probe"]
+    assert [value for _, value in explorer._controls["method"][0].options] == ["EAP", "probe"]
     assert explorer._value("method") == "EAP"
     explorer.set(method="EAP")
     turn(explorer, "task", "ioi")

@@ -3,16 +3,16 @@
 1. Text, borders and backgrounds of panels take JupyterLab's own theme variables, so they change with the theme.
 2. `themed` makes a static figure fit in: transparent paper, grey axes and grid (3:1 against white and against black), ink of the white
    card made grey; the text of plots takes the theme's colour by the style sheet.
-3. Tables are plain HTML that scrolls in its own box; everything that came from elsewhere is escaped.
+3. Tables are plain HTML that scrolls in its own box; everything that came from elsewhere goes through `as_text`.
 """
 
 from __future__ import annotations
 
-import html
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from workbench.figures.text import as_text
 from workbench.figures.theme import INK, PAPER
 
 if TYPE_CHECKING:
@@ -76,6 +76,7 @@ def themed(figure: go.Figure, *, height: int | None = None) -> dict[str, Any]:
         "template": "none", "paper_bgcolor": CLEAR, "plot_bgcolor": CLEAR, "width": None, "autosize": True, "margin": margin,
         "height": height or layout.get("height") or 420, "colorway": [colour for colour in base.colorway or () if colour != "#000000"],
         "font": {"size": 12, "color": NEUTRAL}, "legend": {"bgcolor": CLEAR} | layout.get("legend", {}),
+        "hoverlabel": base.hoverlabel.to_plotly_json(),
         "modebar": {"bgcolor": CLEAR, "color": NEUTRAL, "activecolor": "#D55E00"},
     }  # fmt: skip
     return {"data": spec["data"], "layout": layout}
@@ -97,11 +98,11 @@ def _neutral(value: Any, key: str = "") -> Any:
 def table_html(table: pd.DataFrame, *, limit: int = 200, note: str = "") -> str:
     """A table as HTML, numbers to the right and with three digits, at most `limit` rows and a line that says how many there are."""
     shown = table.head(limit)
-    head = "".join(f'<th scope="col">{html.escape(str(name))}</th>' for name in shown)
+    head = "".join(f'<th scope="col">{as_text(name)}</th>' for name in shown)
     rows = ("".join(_cell(value) for value in row) for row in shown.itertuples(index=False, name=None))
     body = "".join(f"<tr>{row}</tr>" for row in rows)
     more = f"{len(shown):,} of {len(table):,} rows. " if len(shown) < len(table) else ""
-    foot = f'<div class="note">{html.escape(more + note)}</div>' if more + note else ""
+    foot = f'<div class="note">{as_text(more + note)}</div>' if more + note else ""
     return f'<div class="wb-scroll"><table class="wb-table"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>{foot}'
 
 
@@ -112,14 +113,9 @@ def _cell(value: Any) -> str:
         return f'<td class="number">{value}</td>'
     if isinstance(value, float | np.floating):
         return f'<td class="number">{"–" if not np.isfinite(value) else format(float(value), ".3g")}</td>'
-    return f"<td>{html.escape('–' if value is None else visible(str(value)))}</td>"
-
-
-def visible(text: str) -> str:
-    """The text with line ends and tabs that can be seen."""
-    return text.replace("\n", "↵").replace("\t", "⇥").replace("\r", "␍")
+    return f"<td>{as_text('–' if value is None else value)}</td>"
 
 
 def section(title: str, body: str) -> str:
     """A titled piece of a panel; `body` is HTML already."""
-    return f'<div class="wb-html"><h4>{html.escape(title)}</h4>{body}</div>'
+    return f'<div class="wb-html"><h4>{as_text(title)}</h4>{body}</div>'

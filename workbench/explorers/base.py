@@ -11,7 +11,6 @@
 
 from __future__ import annotations
 
-import html
 import json
 import threading
 from collections.abc import Callable, Iterable, Mapping
@@ -20,9 +19,10 @@ from typing import Any, ClassVar, Self
 
 from workbench.errors import InputError, MismatchError, WorkbenchError, fail
 from workbench.explorers.appearance import STYLE, themed
-from workbench.explorers.controls import checked
+from workbench.explorers.controls import checked, offered
 from workbench.explorers.page import page
 from workbench.explorers.progress import Cancelled, Progress, Token, in_kernel
+from workbench.figures.text import as_text
 
 STATE_VERSION = 1
 
@@ -56,7 +56,7 @@ class Explorer:
         self._local, self._lock, self._thread = threading.local(), threading.RLock(), None
         self._alert = self._classed(ipywidgets.HTML(), "error")
         self._progress = Progress(f"wb-{self.kind}")
-        heading = ipywidgets.HTML(STYLE + (f'<h3 class="wb-title" style="margin:0">{html.escape(title)}</h3>' if title else ""))
+        heading = ipywidgets.HTML(STYLE + (f'<h3 class="wb-title" style="margin:0">{as_text(title)}</h3>' if title else ""))
         self.widget = ipywidgets.VBox([heading, self._alert, self._progress.widget, page()], layout={"width": "100%"})
         for name in ("wb-explorer", f"wb-{self.kind}"):
             self.widget.add_class(name)
@@ -168,9 +168,9 @@ class Explorer:
         """Give a drop-down list other options without calling back."""
         control, options = self._controls[name][0], list(options)
         with self._silently():
-            control.options = options
+            control.options = offered(options)
             if options:
-                control.value = value if value is not None else (options[0][1] if isinstance(options[0], tuple) else options[0])
+                control.value = value if value is not None else control.options[0][1]
 
     def _value(self, name: str) -> Any:
         return self._controls[name][0].value
@@ -261,7 +261,7 @@ class Explorer:
     def _say(self, message: str) -> None:
         if message != self._message:
             self._message = message
-            self._alert.value = f'<div class="wb-error" role="alert" aria-live="assertive">{html.escape(message)}</div>' if message else ""
+            self._alert.value = f'<div class="wb-error" role="alert" aria-live="assertive">{as_text(message)}</div>' if message else ""
 
     def _work(self, label: str, work: Callable[[Token], Any], done: Callable[[Any], Any], *, total: int | None = None) -> None:
         """Run `work(token)`, then `done(result)`, with the bar; in a thread when a running kernel's callback asked for it.

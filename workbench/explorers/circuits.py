@@ -23,7 +23,7 @@ from workbench.circuits.survey import MethodComparison
 from workbench.circuits.tasks import Task
 from workbench.errors import InputError, MismatchError, NotFoundError, fail
 from workbench.explorers import controls
-from workbench.explorers.appearance import section, table_html, visible
+from workbench.explorers.appearance import section, table_html
 from workbench.explorers.redrawing import Redrawing
 from workbench.explorers.tables import frame
 from workbench.figures.circuit_view import attention_map, circuit_sheet, head_graph, head_grid, roc_point
@@ -286,9 +286,9 @@ class CircuitExplorer(Redrawing):
         pattern, texts, query = self.attention()
         row = pattern[query]
         best = np.argsort(-row, kind="stable")[:5]
-        table = frame({"looks at": [visible(texts[place]) for place in best], "position": best, "weight": row[best]})
+        table = frame({"looks at": [texts[place] for place in best], "position": best, "weight": row[best]})
         shaded = shaded_text(texts, row, chosen=query, most=1.0)
-        title = f"Head {self._value('head')} from {visible(texts[query])!r}, position {query}"
+        title = f"Head {self._value('head')} from “{texts[query]}”, position {query}"
         self._write("text", section(title, shaded + table_html(table)))
 
     def _connected(self, name: str, edges: EdgeScores) -> None:

@@ -5,10 +5,11 @@ Every control has a description and a tooltip; sliders tell their value when the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from workbench.errors import InputError, fail
+from workbench.figures.text import visible
 
 _STYLE = {"description_width": "initial"}
 
@@ -18,7 +19,7 @@ def dropdown(description: str, options: Sequence[Any], tooltip: str, *, value: A
     import ipywidgets
 
     value = value if value is not None else next(iter(_values(options)), None)
-    return ipywidgets.Dropdown(description=description, options=list(options), value=value, tooltip=tooltip, style=_STYLE,
+    return ipywidgets.Dropdown(description=description, options=offered(options), value=value, tooltip=tooltip, style=_STYLE,
                                layout={"width": "max-content", "max_width": "100%"})  # fmt: skip
 
 
@@ -87,5 +88,11 @@ def checked(name: str, control: Any, value: Any) -> Any:
     return value
 
 
-def _values(options: Any) -> list[Any]:
-    return [option[1] if isinstance(option, tuple) and len(option) == 2 else option for option in options]
+def offered(options: Iterable[Any]) -> list[tuple[str, Any]]:
+    """Pairs of label and value of options, which are values or such pairs; a list shows a label as it is, so all of it can be seen."""
+    pairs = (option if isinstance(option, tuple) and len(option) == 2 else (option, option) for option in options)
+    return [(visible(label), value) for label, value in pairs]
+
+
+def _values(options: Iterable[Any]) -> list[Any]:
+    return [value for _, value in offered(options)]

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from workbench.arrays import as_numpy
 from workbench.errors import MismatchError, fail
 from workbench.explorers import controls
 from workbench.explorers.appearance import section, table_html
@@ -29,7 +30,6 @@ from workbench.geometry.crystals import (
     project_out_distractors,
     silhouette_curve,
 )
-from workbench.results import as_numpy
 
 ALL = "all relations"
 

@@ -15,7 +15,7 @@ import numpy as np
 from workbench.darkmatter.decomposition import ErrorDecomposition
 from workbench.errors import InputError, MismatchError, NotFoundError, fail
 from workbench.explorers import controls
-from workbench.explorers.appearance import section, table_html, visible
+from workbench.explorers.appearance import section, table_html
 from workbench.explorers.pickers import fill, listen, picker
 from workbench.explorers.redrawing import Redrawing
 from workbench.explorers.tables import frame
@@ -216,7 +216,7 @@ class DarkMatterExplorer(Redrawing):
         ranking, selected = self.ranking(), self.selected
         columns = (ranking[name] for name in ("rank", "token", self._value("measure"), "position"))
         options = [
-            (f"{rank}. {visible(token):.24}   {value:.3f}", int(position)) for rank, token, value, position in zip(*columns, strict=True)
+            (f"{rank}. {token:.24}   {value:.3f}", int(position)) for rank, token, value, position in zip(*columns, strict=True)
         ]
         with self._silently():
             fill(self._picker, options, selected)
@@ -236,7 +236,7 @@ class DarkMatterExplorer(Redrawing):
         table = frame([{"SAE": name, **{part: self._of(name, part)[row] for part in (NONLINEAR, ERROR, SHARE)},
                                "share of tokens below": float((self._of(name, NONLINEAR) < self._of(name, NONLINEAR)[row]).mean()),
                                "held out": not one.train[row]} for name, one in self._found.items()])  # fmt: skip
-        self._write("saes", section(f"{visible(self._text(selected))!r} under every SAE", table_html(table)))
+        self._write("saes", section(f"“{self._text(selected)}” under every SAE", table_html(table)))
 
 
 def _positions(sizes: set[int], tokens: Tokens, rows: Any) -> np.ndarray:

@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
+from workbench.arrays import as_numpy
 from workbench.errors import InputError, fail
 from workbench.explorers import controls
 from workbench.explorers.appearance import section, table_html, trace_kind
 from workbench.explorers.base import Explorer
 from workbench.explorers.latent_facts import LISTED, LatentFacts
 from workbench.figures.latents import activation_bins, activation_histogram, activation_title, latent_points, scale_marker
-from workbench.results import as_numpy
 
 _CHOSEN, _LISTED, _LIVING = 0, 1, 3  # traces of the map; the living latents may be several
 

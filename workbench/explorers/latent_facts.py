@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import functools
-import html
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from workbench.activations.lookup import LatentLookup
+from workbench.arrays import as_numpy
 from workbench.errors import InputError, fail
-from workbench.explorers.appearance import section, table_html, visible
+from workbench.explorers.appearance import section, table_html
 from workbench.figures.quickstart import highlight_examples
-from workbench.results import as_numpy
+from workbench.figures.text import as_text
 
 LOG_FREQUENCY = "log10 share of tokens"
 NEAR = 8  # rows of the tables of neighbours and of the lens
@@ -132,10 +132,10 @@ class LatentFacts:
         fires = f"fires on {self.frequency[latent]:.3%} of {self.lookup.n_kept:,} tokens"
         lines = [fires if self.alive[latent] else "never fires on this text", f"largest activation {self.largest[latent]:.3g}"]
         lines += [f"{name} {values[latent]:.3g}" for name, values in self.colours.items() if name != LOG_FREQUENCY]
-        tokens = " | ".join(visible(token) for token in self.lookup.top_tokens[latent] if token)
-        items = "".join(f"<li>{html.escape(line)}</li>" for line in (*lines, *([f"strongest on: {tokens}"] if tokens else [])))
+        tokens = " | ".join(token for token in self.lookup.top_tokens[latent] if token)
+        items = "".join(f"<li>{as_text(line)}</li>" for line in (*lines, *([f"strongest on: {tokens}"] if tokens else [])))
         if link := self.neuronpedia(latent):
-            items += f'<li><a href="{html.escape(link, quote=True)}" target="_blank" rel="noreferrer">Neuronpedia</a></li>'
+            items += f'<li><a href="{as_text(link)}" target="_blank" rel="noreferrer">Neuronpedia</a></li>'
         return section(f"Latent {latent}", f"<ul>{items}</ul>")
 
     def lens_html(self, latent: int) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from workbench.arrays import as_numpy
 from workbench.errors import InputError, MismatchError, fail
 from workbench.explorers import controls
 from workbench.explorers.appearance import section, table_html
@@ -28,7 +29,6 @@ from workbench.geometry.layout import umap_layout
 from workbench.geometry.lobe_categories import LobeCategories, lobe_categories
 from workbench.geometry.lobe_curves import LobeCurves
 from workbench.geometry.spectral import spectral_lobes
-from workbench.results import as_numpy
 
 if TYPE_CHECKING:
     import pandas as pd

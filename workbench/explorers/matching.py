@@ -16,7 +16,7 @@ import numpy as np
 
 from workbench.errors import InputError, MismatchError, fail
 from workbench.explorers import controls
-from workbench.explorers.appearance import section, table_html, visible
+from workbench.explorers.appearance import section, table_html
 from workbench.explorers.pickers import fill, listen, picker
 from workbench.explorers.redrawing import Redrawing
 from workbench.explorers.tables import frame
@@ -235,7 +235,7 @@ class MatchExplorer(Redrawing):
             if self._frequency is not None:
                 row["share of tokens"] = float("nan") if end is None else float(self._frequency[of][end])
             if self._tokens is not None:
-                row["top tokens"] = "" if end is None else " | ".join(visible(str(token)) for token in self._tokens[of][end] if token)
+                row["top tokens"] = "" if end is None else " | ".join(str(token) for token in self._tokens[of][end] if token)
             rows.append(row)
         more = "" if not self._pairs.has_encoders or ends[0] is None else self._encoder_words(ends[0])
         self._write("pair", section("Selected pair", table_html(frame(rows), note=f"{text}. {more}")))

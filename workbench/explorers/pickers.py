@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from workbench.explorers.controls import offered
+
 
 def picker(description: str, tooltip: str, *, width: str = "320px") -> Any:
     """An empty list box of 12 lines."""
@@ -29,5 +31,5 @@ def listen(box: Any, called: Callable[..., None], method: Callable[..., Any]) ->
 
 def fill(box: Any, options: Sequence[tuple[str, Any]], value: Any = None) -> None:
     """New lines of the list, and which of them is selected (None, or one that is not there: none)."""
-    box.options = list(options)
+    box.options = offered(options)
     box.value = value if value in {option[1] for option in options} else None

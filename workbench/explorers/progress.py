@@ -11,6 +11,8 @@ import threading
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
+from workbench.figures.text import visible
+
 Item = TypeVar("Item")
 
 
@@ -49,7 +51,7 @@ class Progress:
         """Show the bar for a new piece of work, which gets a token of its own."""
         self._stop = threading.Event()
         self._done, self._total = 0, max(1, total or 1)
-        self.bar.value, self.label.value, self.widget.layout.display = 0.0, label, "flex"
+        self.bar.value, self.label.value, self.widget.layout.display = 0.0, visible(label), "flex"
         return Token(self, self._stop)
 
     def end(self, token: Token) -> bool:

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Callable
 from typing import Any, Self
 
@@ -16,9 +15,10 @@ from workbench.circuits.steering import POSITIONS, Steering, check_hook, steer
 from workbench.circuits.steering_scores import SteeringScores, steering_scores
 from workbench.errors import InputError, fail
 from workbench.explorers import controls
-from workbench.explorers.appearance import section, table_html, visible
+from workbench.explorers.appearance import section, table_html
 from workbench.explorers.base import Explorer
 from workbench.figures.latents import bar_names, next_token_bars
+from workbench.figures.text import as_passage, as_text
 
 _SHOWN = 10  # tokens in the plot of changes
 _WIDEST = 100.0  # of alpha where nothing is known of the latent's activations
@@ -237,11 +237,11 @@ class SteeringPanel(Explorer):
         sides = (("Without", result.clean_continuation), (f"With α = {result.alpha:.3g}", result.steered_continuation))
         columns = "".join(
             f'<td style="vertical-align:top;white-space:pre-wrap;max-width:340px"><b>{name}</b>\n'
-            f'<span class="note">{html.escape(self._value("prompt"))}</span>{html.escape(self._text(ids)) if len(ids) else ""}</td>'
+            f'<span class="note">{as_passage(self._value("prompt"))}</span>{as_passage(self._text(ids)) if len(ids) else ""}</td>'
             for name, ids in sides
         )
-        note = f'<div class="note">Next-token distributions differ by {result.kl:.3g} nats (KL). Added at {html.escape(result.hook)}.</div>'
-        changes = result.changes(_SHOWN).assign(token=[visible(word) for word in self._words(result.changes(_SHOWN)["token_id"])])
+        note = f'<div class="note">Next-token distributions differ by {result.kl:.3g} nats (KL). Added at {as_text(result.hook)}.</div>'
+        changes = result.changes(_SHOWN).assign(token=bars["tokens"])
         table = table_html(changes[["token", "clean", "steered", "change"]])
         self._write("texts", section("Continuations", f'<table class="wb-table"><tr>{columns}</tr></table>{note}{table}'))
 

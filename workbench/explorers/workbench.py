@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import html
 import threading
 from collections.abc import Mapping
 from typing import Any, Self
@@ -23,6 +22,7 @@ from workbench.explorers.progress import Cancelled, in_kernel
 from workbench.explorers.steering import SteeringPanel
 from workbench.figures.latent_sheet import latent_sheet
 from workbench.figures.latents import attribution_bars
+from workbench.figures.text import as_text, visible
 from workbench.matching.twins import COSINE
 
 _TABLES = {  # pane: its title, the lenses it needs, its note
@@ -149,7 +149,7 @@ class Workbench(Explorer):
         def tell(what: str) -> None:
             token.step(min(len(told), 1))  # what was told before is done
             told.append(what)
-            self._progress.label.value = f"{what}, step {len(told)} of {n}"
+            self._progress.label.value = f"{visible(what)}, step {len(told)} of {n}"
 
         with shown(self.widget):
             try:
@@ -164,13 +164,13 @@ class Workbench(Explorer):
 
     def _follow(self, latent: int) -> None:
         found = findings_of(self.lenses, latent)
-        lines = "".join(f"<li>{html.escape(f'{name}: {value}')}</li>" for name, value in found["geometry"].items())
+        lines = "".join(f"<li>{as_text(f'{name}: {value}')}</li>" for name, value in found["geometry"].items())
         self._write("geometry", section("Where it lies", f"<ul>{lines}</ul>"))
         for name, (title, lenses, note) in _TABLES.items():
             table = found[name]
             body = table_html(table, note=note) if table is not None else '<div class="note">No result.</div>'
             reasons = [f"{lens}: {self.lenses.missing[lens]}" for lens in lenses if lens in self.lenses.missing]
-            left_out = "".join(f'<div class="note">Left out: {html.escape(reason)}</div>' for reason in reasons)
+            left_out = "".join(f'<div class="note">Left out: {as_text(reason)}</div>' for reason in reasons)
             self._write(name, section(title, body + left_out))
         if "attribution" in self._views:
             self._views["attribution"].data[0].update(y=self._bars(latent)["effect"], name=f"latent {latent}")

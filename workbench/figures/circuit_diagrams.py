@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from workbench.figures.text import as_text, as_token
 from workbench.figures.theme import FAINT, INK, OKABE_ITO, SYMBOLS, template
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def ground_truth(table: pd.DataFrame, *, title: str = "What happens without each
     from plotly.subplots import make_subplots
 
     tasks = list(dict.fromkeys(table["task"]))
-    figure = make_subplots(len(tasks), 1, subplot_titles=tasks, shared_xaxes=True, vertical_spacing=0.07)
+    figure = make_subplots(len(tasks), 1, subplot_titles=list(map(as_text, tasks)), shared_xaxes=True, vertical_spacing=0.07)
     for row, task in enumerate(tasks, 1):
         for index, ablation in enumerate(("resample", "mean")):
             heads = table[(table["task"] == task) & (table["ablation"] == ablation) & (table["direction"] == "noising")]
@@ -70,7 +71,7 @@ def ground_truth(table: pd.DataFrame, *, title: str = "What happens without each
     figure.update_xaxes(type="category")
     figure.update_layout(
         template=template(),
-        title=title,
+        title=as_text(title),
         width=1060,
         height=110 + 230 * len(tasks),
         margin_t=90,
@@ -110,7 +111,7 @@ def circuit_diagram(graph: nx.DiGraph, *, title: str = "The circuit") -> go.Figu
                 "dash": "solid" if data["weight"] > 0 else "dash",
             },
             hoverinfo="text",
-            text=f"{source} to {target}: {data['weight']:.3f} ({data['share']:.0%})",
+            text=f"{as_text(source)} to {as_text(target)}: {data['weight']:.3f} ({data['share']:.0%})",
         )
     for known, symbol in ((True, "circle"), (False, "circle-open")):
         nodes = [node for node, data in graph.nodes(data=True) if node != "output" and data["known"] == known]
@@ -141,7 +142,7 @@ def circuit_diagram(graph: nx.DiGraph, *, title: str = "The circuit") -> go.Figu
     figure.update_yaxes(
         title="layer", tickvals=layers, showgrid=False, zeroline=False, range=[-0.5, max(y for _, y in places.values()) + 0.5]
     )
-    figure.update_layout(template=template(), title=title, width=900, height=560)
+    figure.update_layout(template=template(), title=as_text(title), width=900, height=560)
     return figure
 
 
@@ -197,15 +198,13 @@ def latent_diagram(graph: nx.DiGraph, *, title: str = "Latents that lead to the 
             mode="markers",
             name=name,
             marker={"symbol": symbol, "size": 12, "color": colour, "line": {"color": INK, "width": 1}},
-            text=[f"{kind} {data['latent']} at {data['text']!r}: effect {data['effect']:.3f}" for _, data in nodes],
+            text=[f"{kind} {data['latent']} at “{as_text(data['text'], spaces=True)}”: effect {data['effect']:.3f}" for _, data in nodes],
             hoverinfo="text",
         )
-    figure.update_xaxes(
-        title="token", tickvals=list(range(len(tokens))), ticktext=[token.replace("\n", "\\n") for token in tokens], tickangle=-60
-    )
+    figure.update_xaxes(title="token", tickvals=list(range(len(tokens))), ticktext=[as_token(token) for token in tokens], tickangle=-60)
     names = ["token" if layer < 0 else f"layer {layer}" for layer in layers[:-1]] + ["answer"]
     figure.update_yaxes(tickvals=list(range(len(layers))), ticktext=names, showgrid=False, zeroline=False)
-    figure.update_layout(template=template(), title=title, width=1060, height=600)
+    figure.update_layout(template=template(), title=as_text(title), width=1060, height=600)
     return figure
 
 
@@ -222,7 +221,7 @@ def output_map(layouts: Mapping[str, np.ndarray], is_positive: np.ndarray, *, ti
     from plotly.subplots import make_subplots
 
     panels = dict(layouts)
-    figure = make_subplots(1, len(panels), subplot_titles=list(panels), horizontal_spacing=0.03)
+    figure = make_subplots(1, len(panels), subplot_titles=list(map(as_text, panels)), horizontal_spacing=0.03)
     for column, points in enumerate(panels.values(), 1):
         for index, (name, rows) in enumerate((("positive", is_positive), ("negative", ~is_positive))):
             figure.add_trace(
@@ -240,7 +239,7 @@ def output_map(layouts: Mapping[str, np.ndarray], is_positive: np.ndarray, *, ti
             )
         figure.update_xaxes(showticklabels=False, ticks="", title="t-SNE 1", row=1, col=column)
         figure.update_yaxes(showticklabels=False, ticks="", title="t-SNE 2" if column == 1 else None, row=1, col=column)
-    figure.update_layout(template=template(), title=title, width=1120, height=400, margin_t=90)
+    figure.update_layout(template=template(), title=as_text(title), width=1120, height=400, margin_t=90)
     return figure
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from workbench.figures.text import as_text
 from workbench.figures.theme import FAINT, GRID, INK, OKABE_ITO, SEQUENTIAL, SYMBOLS, template
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def panels(names: Sequence[str], columns: int, **spacing: object) -> tuple[go.Fi
 
     columns = min(len(names), columns)
     rows = -(-len(names) // columns)
-    figure = make_subplots(rows, columns, subplot_titles=list(names), **spacing)
+    figure = make_subplots(rows, columns, subplot_titles=list(map(as_text, names)), **spacing)
     return figure, [{"row": index // columns + 1, "col": index % columns + 1} for index in range(len(names))]
 
 
@@ -73,7 +74,7 @@ def sweeps(
                         x=rows[setting],
                         y=rows["auc"],
                         mode="lines+markers",
-                        name=f"{task}, {score}",
+                        name=f"{as_text(task)}, {score}",
                         legendgroup=f"{task}{score}",
                         showlegend=place == places[0],
                         line={"color": OKABE_ITO[index], "dash": dash},
@@ -88,7 +89,7 @@ def sweeps(
                         x=rows["x"],
                         y=rows["auc"],
                         mode="markers",
-                        name=f"{task}, published",
+                        name=f"{as_text(task)}, published",
                         legendgroup=f"{task} published",
                         showlegend=place == places[0],
                         marker={"symbol": SYMBOLS[index] + "-open", "size": 11, "color": OKABE_ITO[index]},
@@ -98,9 +99,9 @@ def sweeps(
         figure.add_hline(y=0.5, line={"color": FAINT, "dash": "dot"}, **place)
         theirs = published["x"][(published["setting"] == setting) & published["task"].isin(tasks)] if published is not None else []
         values = sorted({float(x) for x in (*table[setting], *theirs)})
-        figure.update_xaxes(type="log", title=setting, tickvals=values, ticktext=[f"{x:g}" for x in values], **place)
+        figure.update_xaxes(type="log", title=as_text(setting), tickvals=values, ticktext=[f"{x:g}" for x in values], **place)
         figure.update_yaxes(title="ROC AUC" if place["col"] == 1 else None, range=[0, 1.05], **place)
-    figure.update_layout(template=template(), title=title, width=1120, height=440, margin_t=90)
+    figure.update_layout(template=template(), title=as_text(title), width=1120, height=440, margin_t=90)
     return figure
 
 
@@ -134,9 +135,9 @@ def setting_map(
             colorbar={"title": {"text": "AUC"}},
         )
     )
-    figure.update_xaxes(title=x, type="category")
-    figure.update_yaxes(title=y, type="category")
-    figure.update_layout(template=template(), title=title, width=820, height=460)
+    figure.update_xaxes(title=as_text(x), type="category")
+    figure.update_yaxes(title=as_text(y), type="category")
+    figure.update_layout(template=template(), title=as_text(title), width=820, height=460)
     return figure
 
 
@@ -163,7 +164,7 @@ def negative_kinds(
             chosen = rows[rows["score"] == score]
             figure.add_trace(
                 go.Scatter(
-                    x=chosen["negative"],
+                    x=chosen["negative"].map(as_text),
                     y=chosen["auc"],
                     mode="markers",
                     name=score,
@@ -183,7 +184,7 @@ def negative_kinds(
         if published and name == "greater-than":
             figure.add_trace(
                 go.Scatter(
-                    x=list(published),
+                    x=list(map(as_text, published)),
                     y=list(published.values()),
                     mode="markers",
                     name="published (gpt2-small)",
@@ -204,7 +205,9 @@ def negative_kinds(
         figure.add_hline(y=0.5, line={"color": FAINT, "dash": "dot"}, **place)
         figure.update_yaxes(title="ROC AUC" if place["col"] == 1 else None, range=[0, 1.05], **place)
         figure.update_xaxes(tickangle=-35, **place)
-    figure.update_layout(template=template(), title=title, width=1120, height=460, margin_t=90, scattermode="group", scattergap=0.6)
+    figure.update_layout(
+        template=template(), title=as_text(title), width=1120, height=460, margin_t=90, scattermode="group", scattergap=0.6
+    )
     return figure
 
 
@@ -258,11 +261,11 @@ def curves(
             )
         for level in (0, 1):
             figure.add_hline(y=level, line={"color": FAINT, "dash": "dot"}, **place)
-        figure.update_xaxes(title=f"{unit} kept or patched", **place)
+        figure.update_xaxes(title=f"{as_text(unit)} kept or patched", **place)
         if unit == "latents":  # many, so on a log axis, on which 0 has its place at a half
             figure.update_xaxes(type="log", tickvals=x, ticktext=[str(size) for size in curve.sizes], **place)
         figure.update_yaxes(title="share of the behaviour" if place["col"] == 1 else None, **place)
     figure.update_layout(
-        template=template(), title=title, width=1120, height=430, margin_t=90, legend={"orientation": "h", "y": 1.28, "x": 0.25}
+        template=template(), title=as_text(title), width=1120, height=430, margin_t=90, legend={"orientation": "h", "y": 1.28, "x": 0.25}
     )
     return figure

@@ -12,8 +12,8 @@ import numpy as np
 
 from workbench.errors import InputError, fail
 from workbench.figures.circuit_diagrams import node_places
-from workbench.figures.darkmatter_view import _short
 from workbench.figures.panels import Panel, picture
+from workbench.figures.text import as_token
 from workbench.figures.theme import FAINT, INK, OKABE_ITO, SEQUENTIAL, SMALLEST_FONT
 
 if TYPE_CHECKING:
@@ -178,7 +178,7 @@ def attention_map(pattern: np.ndarray, tokens: Sequence[str], *, query: int | No
     if np.shape(pattern) != (t, t):
         fail(InputError, f"a pattern {np.shape(pattern)} of {t} tokens", "(t, t) for t tokens", "cut padding off both")
     ticks = list(range(0, t, max(1, -(-t // 24))))
-    axis = {"tickvals": ticks, "ticktext": [_short(tokens[tick]) for tick in ticks], "showgrid": False, "zeroline": False}
+    axis = {"tickvals": ticks, "ticktext": [as_token(tokens[tick]) for tick in ticks], "showgrid": False, "zeroline": False}
     panel = Panel((0, 1, 0, 1), {**axis, "title": {"text": "attends to"}, "tickangle": -60},
                   {**axis, "title": {"text": "from"}, "autorange": "reversed"})  # fmt: skip
     panel.draw({"type": "heatmap", "z": np.asarray(pattern, np.float32), "zmin": 0, "zmax": 1, "colorscale": SEQUENTIAL,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from workbench.figures.circuit_sweeps import panels
+from workbench.figures.text import as_text
 from workbench.figures.theme import FAINT, INK, OKABE_ITO, SEQUENTIAL, SYMBOLS, template
 
 if TYPE_CHECKING:
@@ -66,11 +67,11 @@ def roc_curves(
                     x=found.fpr,
                     y=found.tpr,
                     mode="lines",
-                    name=name,
+                    name=as_text(name),
                     showlegend=name not in named,
                     legendgroup=name,
                     line=looks[name] | {"width": 2.5},
-                    hovertemplate=f"{name}: AUC {found.auc:.2f}<extra></extra>",
+                    hovertemplate=f"{as_text(name)}: AUC {found.auc:.2f}<extra></extra>",
                 ),
                 **place,
             )
@@ -95,7 +96,7 @@ def roc_curves(
     rows = places[-1]["row"]
     legend = {"orientation": "h", "x": 0.5, "xanchor": "center", "y": 1 + 0.16 / rows, "yanchor": "bottom"}
     figure.update_layout(
-        template=template(), title={"text": title, "y": 0.98}, width=1120, height=130 + 310 * rows, margin_t=130, legend=legend
+        template=template(), title={"text": as_text(title), "y": 0.98}, width=1120, height=130 + 310 * rows, margin_t=130, legend=legend
     )
     return figure
 
@@ -123,7 +124,7 @@ def auc_bars(table: pd.DataFrame, *, title: str = "How well each method finds th
         figure.add_trace(
             go.Scatter(
                 x=rows["auc"],
-                y=list(rows.index),
+                y=list(map(as_text, rows.index)),
                 mode="markers",
                 showlegend=False,
                 marker={"color": colours, "symbol": symbols, "size": 10},
@@ -152,7 +153,7 @@ def auc_bars(table: pd.DataFrame, *, title: str = "How well each method finds th
         figure.add_vline(x=0.5, line={"color": FAINT, "dash": "dot"}, **place)
         figure.update_xaxes(title="ROC AUC", range=[0, 1.03], dtick=0.25, **place)
         figure.update_yaxes(autorange="reversed", **place)
-    figure.update_layout(template=template(), title=title, width=1120, height=170 + 30 * len(methods), margin_t=90)
+    figure.update_layout(template=template(), title=as_text(title), width=1120, height=170 + 30 * len(methods), margin_t=90)
     return figure
 
 
@@ -176,25 +177,30 @@ def seconds_against_auc(table: pd.DataFrame, *, title: str = "What a better AUC 
             x=chosen["seconds"],
             y=chosen["auc"],
             mode="markers",
-            name=method,
+            name=as_text(method),
             marker={
                 "color": OKABE_ITO[index % 8],
                 "size": 11,
                 "symbol": [SYMBOLS[tasks.index(task)] + ("-open" if index >= 8 else "") for task in chosen["task"]],
             },
-            text=chosen["task"],
-            hovertemplate=f"{method}, %{{text}}: AUC %{{y:.2f}}, %{{x:.2f}} s<extra></extra>",
+            text=chosen["task"].map(as_text),
+            hovertemplate=f"{as_text(method)}, %{{text}}: AUC %{{y:.2f}}, %{{x:.2f}} s<extra></extra>",
         )
     for index, task in enumerate(tasks):
         figure.add_scatter(
-            x=[None], y=[None], mode="markers", name=task, legend="legend2", marker={"color": INK, "symbol": SYMBOLS[index], "size": 10}
+            x=[None],
+            y=[None],
+            mode="markers",
+            name=as_text(task),
+            legend="legend2",
+            marker={"color": INK, "symbol": SYMBOLS[index], "size": 10},
         )
     figure.add_hline(y=0.5, line={"color": FAINT, "dash": "dot"})
     figure.update_xaxes(type="log", title="seconds, head outputs included", dtick=1)
     figure.update_yaxes(title="ROC AUC", range=[0, 1.05])
     figure.update_layout(
         template=template(),
-        title=title,
+        title=as_text(title),
         width=940,
         height=520,
         legend={"title": {"text": "method"}, "x": 1.01, "y": 1},
@@ -244,7 +250,7 @@ def unique_codes(codes: HeadScores, truth: np.ndarray, *, title: str = "Codes th
     figure.update_yaxes(title="layer", dtick=1, row=1, col=1)
     figure.update_xaxes(title="later head", tickangle=-90, dtick=max(1, len(names) // 16), type="category", row=1, col=2)
     figure.update_yaxes(title="earlier head", dtick=max(1, len(names) // 16), type="category", row=1, col=2)
-    figure.update_layout(template=template(), title=title, width=1120, height=520, margin_t=90)
+    figure.update_layout(template=template(), title=as_text(title), width=1120, height=520, margin_t=90)
     return figure
 
 
@@ -278,5 +284,5 @@ def estimate_against_exact(
         )
         figure.update_xaxes(title="exact effect", **place)
         figure.update_yaxes(title="first-order estimate" if place["col"] == 1 else None, **place)
-    figure.update_layout(template=template(), title=title, width=1120, height=400, margin_t=90)
+    figure.update_layout(template=template(), title=as_text(title), width=1120, height=400, margin_t=90)
     return figure

@@ -12,6 +12,7 @@ import numpy as np
 
 from workbench.errors import InputError, fail
 from workbench.figures.panels import Panel, picture
+from workbench.figures.text import as_text
 from workbench.figures.theme import FAINT, INK, OKABE_ITO, SYMBOLS
 
 if TYPE_CHECKING:
@@ -81,11 +82,11 @@ def crystal_view(
         size, opacity = np.where(held_out[own], 8, 5), np.where(held_out[own], 0.95, 0.35) * (1 if lit else 0.7)
         for panel, points, sizes, depth in ((left, plane, 7, 0.8 if lit else 0.6), (right, pair, size, opacity)):
             panel.draw({
-                "type": "scatter", "x": points[own, 0], "y": points[own, 1], "mode": "markers", "name": str(name),
+                "type": "scatter", "x": points[own, 0], "y": points[own, 1], "mode": "markers", "name": as_text(name),
                 "legendgroup": str(name), "showlegend": panel is left, "zorder": int(name == chosen),
                 "customdata": np.flatnonzero(own),
-                "text": None if words is None else np.asarray(words)[own].tolist(),
-                "hovertemplate": f"{name}<br>%{{text}}<extra></extra>" if words is not None else f"{name}<extra></extra>",
+                "text": None if words is None else list(map(as_text, np.asarray(words)[own])),
+                "hovertemplate": f"{as_text(name)}{'' if words is None else '<br>%{text}'}<extra></extra>",
                 "marker": {"color": colour, "symbol": symbol, "size": sizes, "opacity": depth, "line": {"width": 0}},
             })  # fmt: skip
     below.draw(*_curve(curve, n_components))

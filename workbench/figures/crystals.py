@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from workbench.errors import InputError, fail
+from workbench.figures.text import as_text
 from workbench.figures.theme import FAINT, INK, OKABE_ITO, SMALLEST_FONT, SYMBOLS, template
 
 if TYPE_CHECKING:
@@ -58,11 +59,11 @@ def planes(
                 x=points[rows, 0],
                 y=points[rows, 1],
                 mode="markers",
-                name=name,
+                name=as_text(name),
                 legendgroup=name,
                 showlegend=size == 7 and column == 2,
                 marker={"color": colour, "symbol": symbol, "size": size, "opacity": opacity, "line": {"width": 0}},
-                hovertemplate=f"{name}<extra></extra>",
+                hovertemplate=f"{as_text(name)}<extra></extra>",
                 row=1,
                 col=column,
             )
@@ -96,7 +97,7 @@ def silhouettes(
     """
     from plotly.subplots import make_subplots
 
-    figure = make_subplots(1, len(curves), subplot_titles=list(curves), shared_yaxes=True, horizontal_spacing=0.04)
+    figure = make_subplots(1, len(curves), subplot_titles=list(map(as_text, curves)), shared_yaxes=True, horizontal_spacing=0.04)
     for column, (title, curve) in enumerate(curves.items(), start=1):
         place, first = {"row": 1, "col": column}, column == 1
         low, high = np.quantile(curve.null, [0.025, 0.975], axis=0)
@@ -236,9 +237,10 @@ def analogies(accuracy: AnalogyAccuracy) -> go.Figure:
             col=1,
         )
     order = np.argsort(accuracy.relation_top1[0])
+    relations = [as_text(name) for name in accuracy.relations[order]]
     none = accuracy.relation_no_vector_top1[0]
     figure.add_bar(
-        y=accuracy.relations[order],
+        y=relations,
         x=accuracy.relation_top1[0][order],
         orientation="h",
         marker_color=OKABE_ITO[0],
@@ -247,7 +249,7 @@ def analogies(accuracy: AnalogyAccuracy) -> go.Figure:
         col=2,
     )
     figure.add_scatter(
-        y=accuracy.relations[order],
+        y=relations,
         x=none[order],
         mode="markers",
         showlegend=False,
@@ -298,7 +300,7 @@ def qualities(
             x=centres,
             y=counts / max(len(values), 1),
             mode="lines",
-            name=f"{name} (n = {len(values):,})",
+            name=f"{as_text(name)} (n = {len(values):,})",
             fill="tozeroy",
             line={"color": colour, "dash": dash, "shape": "hvh", "width": 2},
             opacity=0.6,
@@ -312,7 +314,11 @@ def qualities(
             annotation_font_size=SMALLEST_FONT,
         )
     figure.update_layout(
-        template=template(), title=title, height=460, margin_t=100, legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0}
+        template=template(),
+        title=as_text(title),
+        height=460,
+        margin_t=100,
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
     )
     figure.update_xaxes(title="quality: 1 - |(a - b) - (c - d)| / mean side (1 is exact)")
     figure.update_yaxes(title="share of quadruples", rangemode="tozero")
@@ -331,7 +337,7 @@ def searches(results: Mapping[str, Parallelograms]) -> go.Figure:
     names = list(results)[::-1]
     found = [results[name].n_found for name in names]
     null = [float(results[name].null_found.mean()) for name in names]
-    labels = [name.replace(", ", "<br>") for name in names]
+    labels = [as_text(name).replace(", ", "<br>") for name in names]
     figure = go.Figure()
     figure.add_bar(y=labels, x=found, orientation="h", name="found", marker_color=OKABE_ITO[0], text=[f"{n:,}" for n in found])
     figure.add_bar(y=labels, x=null, orientation="h", name="null clouds, mean", marker_color=FAINT, text=[f"{n:g}" for n in null])

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from workbench.figures.text import as_text
 from workbench.figures.theme import FAINT, INK, OKABE_ITO, SYMBOLS, template
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ def scaling(
         type="log", title="width of the SAE (latents)", tickvals=list(law.widths), ticktext=[f"{int(w):,}" for w in law.widths]
     )
     figure.update_yaxes(title="fraction of variance unexplained", rangemode="tozero")
-    figure.update_layout(template=template(), title=title, width=900, height=540)
+    figure.update_layout(template=template(), title=as_text(title), width=900, height=540)
     return figure
 
 
@@ -131,16 +132,16 @@ def by_sae(table: pd.DataFrame, *, title: str = "Every SAE of the zoo") -> go.Fi
     from plotly.subplots import make_subplots
 
     figure = make_subplots(1, 4, subplot_titles=list(MEASURES.values()), shared_yaxes=True, horizontal_spacing=0.025)
-    groups = list(dict.fromkeys(table["group"]))
+    groups, names = list(dict.fromkeys(table["group"])), table["name"].map(as_text)
     for column, measure in enumerate(MEASURES, 1):
         for index, group in enumerate(groups):
             rows = table[table["group"] == group]
             figure.add_trace(
                 go.Scatter(
                     x=rows[measure],
-                    y=rows["name"],
+                    y=names[rows.index],
                     mode="markers",
-                    name=group,
+                    name=as_text(group),
                     legendgroup=group,
                     showlegend=column == 1,
                     error_x=error_bars(rows[measure], rows[f"{measure}_low"], rows[f"{measure}_high"]),
@@ -152,7 +153,7 @@ def by_sae(table: pd.DataFrame, *, title: str = "Every SAE of the zoo") -> go.Fi
         figure.add_trace(
             go.Scatter(
                 x=table[f"{measure}_authors"],
-                y=table["name"],
+                y=names,
                 mode="markers",
                 name="authors' convention",
                 legendgroup="authors",
@@ -163,10 +164,10 @@ def by_sae(table: pd.DataFrame, *, title: str = "Every SAE of the zoo") -> go.Fi
             column,
         )
         figure.update_xaxes(rangemode="tozero", nticks=4, row=1, col=column)
-    figure.update_yaxes(autorange="reversed", categoryorder="array", categoryarray=list(table["name"]), showgrid=True)
+    figure.update_yaxes(autorange="reversed", categoryorder="array", categoryarray=list(names), showgrid=True)
     figure.update_layout(
         template=template(),
-        title=title,
+        title=as_text(title),
         width=1060,
         height=170 + 26 * len(table),
         margin_t=110,
@@ -207,7 +208,7 @@ def layers(table: pd.DataFrame, *, title: str = "Layer profile") -> go.Figure:
         figure.add_trace(go.Scatter(x=table["layer"], y=table[measure], mode="lines", name=name, line={"color": FAINT, "dash": dash}), 1, 2)
     figure.update_xaxes(title="layer", tickvals=sorted(table["layer"]))
     figure.update_yaxes(rangemode="tozero", row=1, col=1)
-    figure.update_layout(template=template(), title=title, width=980, height=440, margin_t=95)
+    figure.update_layout(template=template(), title=as_text(title), width=980, height=440, margin_t=95)
     return figure
 
 
@@ -229,7 +230,7 @@ def pursuit(before: pd.DataFrame, after: pd.DataFrame, *, title: str = "The same
             bars = error_bars(table[measure], table[f"{measure}_low"], table[f"{measure}_high"])
             figure.add_trace(
                 go.Bar(
-                    x=table["name"],
+                    x=table["name"].map(as_text),
                     y=table[measure],
                     error_y=bars,
                     name=name,
@@ -240,7 +241,7 @@ def pursuit(before: pd.DataFrame, after: pd.DataFrame, *, title: str = "The same
                 1,
                 column,
             )
-    figure.update_layout(template=template(), title=title, barmode="group", width=980, height=440, margin_t=95)
+    figure.update_layout(template=template(), title=as_text(title), barmode="group", width=980, height=440, margin_t=95)
     return figure
 
 
@@ -259,11 +260,11 @@ def downstream(
     from plotly.subplots import make_subplots
 
     names = {"linear": "linear error given back", "nonlinear": "nonlinear error given back"}
-    heads = [f"{names[part]}, by {axis}" for part in names for axis in found]
+    heads = [f"{names[part]}, by {as_text(axis)}" for part in names for axis in found]
     figure = make_subplots(2, len(found), subplot_titles=heads, horizontal_spacing=0.1, vertical_spacing=0.17)
     for row, part in enumerate(names, 1):
         for column, (axis, series) in enumerate(found.items(), 1):
-            places = [str(place) for place, _ in series]
+            places = [as_text(place) for place, _ in series]
             lines = {
                 "cross-entropy": ([one.recovered[part] for _, one in series], OKABE_ITO[0], "circle"),
                 "variance (squared length of e)": ([one.variance[part] for _, one in series], OKABE_ITO[1], "square"),
@@ -305,11 +306,11 @@ def downstream(
                     row,
                     column,
                 )
-            figure.update_xaxes(title=axis, type="category", row=row, col=column)
+            figure.update_xaxes(title=as_text(axis), type="category", row=row, col=column)
             figure.update_yaxes(title="percent recovered", row=row, col=column)
     figure.update_layout(
         template=template(),
-        title=title,
+        title=as_text(title),
         width=980,
         height=800,
         margin_t=120,

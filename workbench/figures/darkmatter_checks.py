@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from workbench.figures.text import as_text
 from workbench.figures.theme import OKABE_ITO, SYMBOLS, template
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def sample_size(curve: pd.DataFrame, *, title: str = "What a small sample makes 
     figure.update_xaxes(title="tokens a dimension")
     figure.update_layout(
         template=template(),
-        title=title,
+        title=as_text(title),
         width=980,
         height=440,
         margin_t=120,
@@ -99,5 +100,5 @@ def planted(check: PlantedCheck, *, title: str = "Error that was put in, and err
                 )
             figure.update_xaxes(title=f"true {true} error (FVU)", row=j + 1, col=i + 1)
             figure.update_yaxes(title=f"estimated {estimated} (FVU)", row=j + 1, col=i + 1)
-    figure.update_layout(template=template(), title=title, width=900, height=760, margin_t=105)
+    figure.update_layout(template=template(), title=as_text(title), width=900, height=760, margin_t=105)
     return figure

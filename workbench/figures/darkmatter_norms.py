@@ -5,13 +5,13 @@ Every function takes results of `workbench.darkmatter` and returns a plotly Figu
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from workbench.figures.darkmatter import error_bars
+from workbench.figures.text import as_lines, as_text
 from workbench.figures.theme import FAINT, INK, OKABE_ITO, SEQUENTIAL, SYMBOLS, template
 
 if TYPE_CHECKING:
@@ -21,10 +21,6 @@ if TYPE_CHECKING:
     from workbench.darkmatter.latents import LatentShares
     from workbench.darkmatter.prediction import Prediction
     from workbench.darkmatter.token_scaling import TokenScaling
-
-
-def _wrapped(name: str) -> str:
-    return "<br>".join(textwrap.wrap(name, 14))
 
 
 def token_matrix(found: TokenScaling, *, title: str = "Do SAEs of different widths fail on the same tokens?") -> go.Figure:
@@ -47,8 +43,8 @@ def token_matrix(found: TokenScaling, *, title: str = "Do SAEs of different widt
         figure.add_trace(
             go.Heatmap(
                 z=shown,
-                x=found.names[1:],
-                y=found.names[:-1],
+                x=list(map(as_text, found.names[1:])),
+                y=list(map(as_text, found.names[:-1])),
                 text=text,
                 texttemplate="%{text}",
                 coloraxis=scale,
@@ -63,7 +59,7 @@ def token_matrix(found: TokenScaling, *, title: str = "Do SAEs of different widt
     figure.update_yaxes(title="from this SAE", autorange="reversed", type="category", showgrid=False)
     figure.update_layout(
         template=template(),
-        title=title,
+        title=as_text(title),
         width=1000,
         height=470,
         margin_t=95,
@@ -90,9 +86,9 @@ def norm_violins(found: Mapping[str, Prediction], *, title: str = "How well x fo
         for column, vector in enumerate(first.targets):
             # a scale group of its own: else one narrow distribution would squeeze all others to lines
             figure.add_violin(
-                x=[vector] * len(values),
+                x=[as_text(vector)] * len(values),
                 y=values[:, column],
-                name=name,
+                name=as_text(name),
                 legendgroup=name,
                 showlegend=column == 0,
                 scalegroup=f"{name}, {vector}",
@@ -111,7 +107,7 @@ def norm_violins(found: Mapping[str, Prediction], *, title: str = "How well x fo
     figure.update_xaxes(title="vector")
     figure.update_layout(
         template=template(),
-        title=title,
+        title=as_text(title),
         violinmode="overlay",
         width=980,
         height=520,
@@ -132,7 +128,7 @@ def norm_baselines(found: Mapping[Any, Prediction], *, title: str = "What forete
     """
     import plotly.graph_objects as go
 
-    figure, places = go.Figure(), [str(place) for place in found]
+    figure, places = go.Figure(), list(map(as_text, found))
     names = list(dict.fromkeys(name for one in found.values() for name in one.predictors))
 
     def column(field: str, name: str) -> np.ndarray:
@@ -146,7 +142,7 @@ def norm_baselines(found: Mapping[Any, Prediction], *, title: str = "What forete
             y=values,
             error_y=error_bars(values, column("r2_low", name), column("r2_high", name)),
             mode="markers",
-            name=name,
+            name=as_text(name),
             marker={"color": OKABE_ITO[index], "symbol": SYMBOLS[index], "size": 11},
         )
         if name == "token identity":
@@ -160,7 +156,7 @@ def norm_baselines(found: Mapping[Any, Prediction], *, title: str = "What forete
     figure.add_hline(y=0, line={"color": FAINT, "dash": "dash", "width": 1})
     figure.update_xaxes(title="layer of the SAE", type="category")
     figure.update_yaxes(title="R² of ‖e‖², held out")
-    figure.update_layout(template=template(), title=title, width=940, height=480)
+    figure.update_layout(template=template(), title=as_text(title), width=940, height=480)
     return figure
 
 
@@ -179,17 +175,17 @@ def components(found: Prediction, *, title: str = "What earlier components know 
     for index, target in enumerate(found.targets):
         values = found.r2[:, index]
         figure.add_bar(
-            x=[_wrapped(name) for name in found.predictors],
+            x=[as_lines(name, 14) for name in found.predictors],
             y=values,
             error_y=error_bars(values, found.r2_low[:, index], found.r2_high[:, index]),
-            name=target,
+            name=as_text(target),
             marker={"color": OKABE_ITO[index], "pattern": {"shape": shapes[index % 4]}},
         )
     figure.update_yaxes(title="R², held out", range=[min(0.0, float(found.r2.min()) - 0.03), 1.03])
     figure.update_xaxes(tickangle=0)
     figure.update_layout(
         template=template(),
-        title=title,
+        title=as_text(title),
         barmode="group",
         width=1000,
         height=540,
@@ -216,7 +212,7 @@ def error_saes(table: pd.DataFrame, density: pd.DataFrame, *, title: str = "SAEs
         colour = OKABE_ITO[index]
         figure.add_trace(
             go.Bar(
-                x=[_wrapped(row.part)],
+                x=[as_lines(row.part, 14)],
                 y=[row.fvu],
                 error_y=error_bars([row.fvu], [row.fvu_low], [row.fvu_high]),
                 showlegend=False,
@@ -235,7 +231,7 @@ def error_saes(table: pd.DataFrame, density: pd.DataFrame, *, title: str = "SAEs
                 x=alive["quantile"],
                 y=alive["density"],
                 mode="lines",
-                name=row.part,
+                name=as_text(row.part),
                 line={"color": colour, "dash": ("solid", "solid", "dash", "dot")[index % 4], "width": 2.5},
             ),
             1,
@@ -246,7 +242,7 @@ def error_saes(table: pd.DataFrame, density: pd.DataFrame, *, title: str = "SAEs
     figure.update_yaxes(title="share of tokens", type="log", dtick=1, exponentformat="power", row=1, col=2)
     figure.update_xaxes(title="share of latents that fire less", row=1, col=2)
     figure.update_layout(
-        template=template(), title=title, width=1000, height=480, margin_t=95, legend={"x": 0.74, "y": 0.05, "yanchor": "bottom"}
+        template=template(), title=as_text(title), width=1000, height=480, margin_t=95, legend={"x": 0.74, "y": 0.05, "yanchor": "bottom"}
     )
     return figure
 
@@ -318,7 +314,7 @@ def latents(shares: LatentShares, *, n_named: int = 3, title: str = "Which laten
     figure.update_yaxes(title="share of the linear error's variance")
     figure.update_layout(
         template=template(),
-        title=title,
+        title=as_text(title),
         width=1060,
         height=500,
         margin_t=110,

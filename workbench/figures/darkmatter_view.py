@@ -5,7 +5,6 @@ The picture of `DarkMatterExplorer`, and the text with shaded tokens as HTML; no
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -13,13 +12,12 @@ import numpy as np
 
 from workbench.errors import InputError, fail
 from workbench.figures.panels import Panel, picture
+from workbench.figures.text import as_passage, as_text, as_token
 from workbench.figures.theme import FAINT, OKABE_ITO, SYMBOLS
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-_VISIBLE = str.maketrans({" ": "␣", "\n": "↵", "\t": "⇥", "\r": "␍"})
-_LONGEST = 14  # characters of a token on an axis
 _DEEPEST = 0.55  # of the shade: text stays readable in a light theme and in a dark one
 
 
@@ -64,29 +62,30 @@ def darkmatter_view(
              "a label for each value and a norm for each token", "pass parts of one analysis")  # fmt: skip
     shown = list(range(1, len(ranked) + 1, max(1, -(-len(ranked) // 25))))
     left = Panel(
-        (0, 0.34, 0, 1), {"title": {"text": measure}},
-        {"autorange": "reversed", "tickvals": shown, "ticktext": [_short(ranked[rank - 1]) for rank in shown], "showgrid": False},
+        (0, 0.34, 0, 1), {"title": {"text": as_text(measure)}},
+        {"autorange": "reversed", "tickvals": shown, "ticktext": [as_token(ranked[rank - 1]) for rank in shown], "showgrid": False},
         title="ranking",
     )  # fmt: skip
     lit = [rank == chosen_rank for rank in range(len(ranked))]
     left.draw({
         "type": "bar", "orientation": "h", "x": np.asarray(ranked_values, np.float32), "y": np.arange(1, len(ranked) + 1),
         "marker": {"color": [OKABE_ITO[5 if one else 0] for one in lit], "pattern": {"shape": ["/" if one else "" for one in lit]}},
-        "showlegend": False, "hovertemplate": f"%{{customdata}}<br>{measure} %{{x:.3f}}<extra></extra>",
-        "customdata": [_short(token) for token in ranked],
+        "showlegend": False, "hovertemplate": f"%{{customdata}}<br>{as_text(measure)} %{{x:.3f}}<extra></extra>",
+        "customdata": [as_token(token) for token in ranked],
     })  # fmt: skip
     ticks = sorted({*range(0, len(tokens), max(1, -(-len(tokens) // 24))), chosen})
     right = Panel(
         (0.44, 1, 0, 1),
-        {"tickvals": ticks, "ticktext": [_short(tokens[tick]) for tick in ticks], "tickangle": -60, "showgrid": False},
-        {"title": {"text": "norm" if len(parts) > 1 else measure}, "rangemode": "tozero"}, title="along the text",
+        {"tickvals": ticks, "ticktext": [as_token(tokens[tick]) for tick in ticks], "tickangle": -60, "showgrid": False},
+        {"title": {"text": "norm" if len(parts) > 1 else as_text(measure)}, "rangemode": "tozero"}, title="along the text",
     )  # fmt: skip
     for index, (name, values) in enumerate(parts.items()):
         right.draw({
-            "type": "scatter", "mode": "lines+markers", "x": np.arange(len(tokens)), "y": np.asarray(values, np.float32), "name": name,
+            "type": "scatter", "mode": "lines+markers", "name": as_text(name),
+            "x": np.arange(len(tokens)), "y": np.asarray(values, np.float32),
             "line": {"color": OKABE_ITO[index % 3], "dash": ("solid", "dash", "dot")[index % 3], "width": 2},
-            "marker": {"symbol": SYMBOLS[index], "size": 6}, "customdata": [_short(token) for token in tokens],
-            "hovertemplate": f"%{{customdata}}<br>{name} %{{y:.3f}}<extra></extra>",
+            "marker": {"symbol": SYMBOLS[index], "size": 6}, "customdata": [as_token(token) for token in tokens],
+            "hovertemplate": f"%{{customdata}}<br>{as_text(name)} %{{y:.3f}}<extra></extra>",
         })  # fmt: skip
     most = max((float(np.nanmax(values)) for values in parts.values() if np.isfinite(values).any()), default=1.0)
     right.frame(chosen, chosen, 0, most, color=OKABE_ITO[5], width=2, dash="dot")
@@ -122,11 +121,5 @@ def shaded_text(tokens: Sequence[str], values: np.ndarray, *, chosen: int, most:
         hint = f' title="{value:.3f}"' if np.isfinite(value) else ""
         mark = ' class="chosen" aria-current="true"' if place == chosen else ""
         background = f"background:rgba(230,159,0,{_DEEPEST * depth:.2f});" if depth > 0 else ""
-        pieces.append(f'<span{mark}{hint} style="{background}{frame}">{html.escape(token.replace(chr(10), "↵" + chr(10)))}</span>')
+        pieces.append(f'<span{mark}{hint} style="{background}{frame}">{as_passage(token)}</span>')
     return f'<code class="wb-text" style="white-space:pre-wrap;background:transparent;color:inherit">{"".join(pieces)}</code>'
-
-
-def _short(token: str) -> str:
-    """A token as an axis shows it: white space visible, markup harmless, long ones cut."""
-    shown = token.translate(_VISIBLE)
-    return html.escape(shown if len(shown) <= _LONGEST else shown[: _LONGEST - 1] + "…", quote=False)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from workbench.figures.text import as_text
 from workbench.figures.theme import FAINT, INK, OKABE_ITO, SEQUENTIAL, SYMBOLS, template
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def clouds(
 
     columns = min(len(projections), 4)
     rows = -(-len(projections) // columns)
-    figure = make_subplots(rows, columns, subplot_titles=list(projections), horizontal_spacing=0.075, vertical_spacing=0.14)
+    figure = make_subplots(rows, columns, subplot_titles=list(map(as_text, projections)), horizontal_spacing=0.075, vertical_spacing=0.14)
     for index, (scores, share) in enumerate(projections.values()):
         place = {"row": index // columns + 1, "col": index % columns + 1}
         marker = {"size": 4, "color": scores[:, 2].astype(np.float32), "coloraxis": "coloraxis", "opacity": 0.8}
@@ -50,7 +51,7 @@ def clouds(
     # the colours end where nine in ten points do: a few far ones would leave all others grey
     limit = float(np.quantile(np.abs(np.concatenate([scores[:, 2] for scores, _ in projections.values()])), 0.9))
     figure.update_layout(
-        template=template(), title=title, width=1060, height=90 + 330 * rows, margin_t=90,
+        template=template(), title=as_text(title), width=1060, height=90 + 330 * rows, margin_t=90,
         coloraxis={"colorscale": SEQUENTIAL, "cmin": -limit, "cmax": limit, "colorbar": {"title": {"text": "PC 3"}}},
     )  # fmt: skip
     return figure
@@ -69,7 +70,7 @@ def spectra(slopes: Mapping[str, PowerLaw], *, title: str = "Eigenvalues of the 
     figure = go.Figure()
     for index, (name, slope) in enumerate(slopes.items()):
         colour, rank = OKABE_ITO[index % len(OKABE_ITO)], np.arange(1, len(slope.eigenvalues) + 1)
-        figure.add_scatter(x=rank, y=slope.eigenvalues, mode="markers", name=f"{name}: α = {slope.alpha:.3f}",
+        figure.add_scatter(x=rank, y=slope.eigenvalues, mode="markers", name=f"{as_text(name)}: α = {slope.alpha:.3f}",
                            marker={"color": colour, "symbol": SYMBOLS[index % len(SYMBOLS)], "size": 5, "opacity": 0.6})  # fmt: skip
         ranks, fit = slope.fitted()
         figure.add_scatter(x=ranks, y=fit, mode="lines", showlegend=False, line={"color": colour, "dash": _DASHES[index % 4], "width": 2.5})
@@ -92,7 +93,9 @@ def spectra(slopes: Mapping[str, PowerLaw], *, title: str = "Eigenvalues of the 
         exponentformat="power",
         dtick=1,
     )
-    figure.update_layout(template=template(), title=title, width=900, height=520, legend={"x": 0.02, "y": 0.02, "yanchor": "bottom"})
+    figure.update_layout(
+        template=template(), title=as_text(title), width=900, height=520, legend={"x": 0.02, "y": 0.02, "yanchor": "bottom"}
+    )
     return figure
 
 
@@ -171,7 +174,7 @@ def confound(
     figure.update_xaxes(title="L0 (latents a token)", row=4, col=2)
     figure.update_xaxes(title="layer", row=3, col=3)
     figure.update_layout(
-        template=template(), title=title, width=1060, height=1080, margin_t=110,
+        template=template(), title=as_text(title), width=1060, height=1080, margin_t=110,
         legend={"orientation": "h", "x": 0, "y": 1.035, "yanchor": "bottom"},
         coloraxis={"colorscale": SEQUENTIAL, "colorbar": {"title": {"text": "published L0"}, "len": 0.7}},
     )  # fmt: skip

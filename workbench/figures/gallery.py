@@ -18,7 +18,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 from workbench.errors import StorageError, fail
-from workbench.results import write_atomically
+from workbench.figures.text import visible
+from workbench.keeping import replace_file
 
 CAPTIONS = "captions.json"
 INDEX = "index.md"
@@ -31,8 +32,8 @@ def note_caption(folder: Path, name: str, caption: str, reading: str | None = No
     """Keep a figure's caption, and the sentence that says how to read it, in `folder/captions.json`."""
     notes = read_captions(folder)
     notes.pop(name, None)  # a figure that is made again moves to its new place
-    notes[name] = {"caption": " ".join(caption.split())} | ({"reading": " ".join(reading.split())} if reading else {})
-    write_atomically(folder / CAPTIONS, (json.dumps(notes, indent=1, ensure_ascii=False) + "\n").encode())
+    notes[name] = {"caption": visible(" ".join(caption.split()))} | ({"reading": visible(" ".join(reading.split()))} if reading else {})
+    replace_file(folder / CAPTIONS, (json.dumps(notes, indent=1, ensure_ascii=False) + "\n").encode())
 
 
 def read_captions(folder: Path) -> dict[str, dict[str, str]]:
@@ -117,7 +118,7 @@ def write_gallery(figures: Path, notebooks: Path) -> Path:
             notes = read_captions(folder)
             parts += [_entry(folder, name, notes.get(name, {}), said) for name in names]
     target = figures / INDEX
-    write_atomically(target, "\n".join(parts).encode())
+    replace_file(target, "\n".join(parts).encode())
     return target
 
 
@@ -175,9 +176,9 @@ def _title(path: Path) -> str:
 
 def _escape(text: str) -> str:
     """Text that Markdown shows as it is."""
-    return re.sub(r"([\\`*_\[\]<>|])", r"\\\1", text)
+    return re.sub(r"([\\`*_\[\]<>|&$])", r"\\\1", text)
 
 
 def _plain(text: str) -> str:
     """Text for the alternative of a picture."""
-    return re.sub(r"[\\`*\[\]<>|]", "", text)
+    return re.sub(r"[\\`*\[\]<>|&$]", "", text)

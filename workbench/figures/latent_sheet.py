@@ -6,13 +6,13 @@ whose results were not given says so.
 
 from __future__ import annotations
 
-import textwrap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from workbench.errors import InputError, fail
 from workbench.figures.latents import RING, activation_bins
+from workbench.figures.text import as_lines, as_text
 from workbench.figures.theme import FAINT, OKABE_ITO, SMALLEST_FONT, SYMBOLS, template
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def latent_sheet(
         _circuits(figure, circuits)
     else:
         _absent(figure, "circuits")
-    figure.update_layout(template=template(), width=1200, height=760, title=title, margin_t=110, showlegend=False)
+    figure.update_layout(template=template(), width=1200, height=760, title=as_text(title), margin_t=110, showlegend=False)
     figure.update_annotations(font_size=14)
     return figure
 
@@ -111,10 +111,10 @@ def _bars(figure: go.Figure, panel: str, bars: dict[str, Any], x: str, y: str) -
 
 def _twins(figure: go.Figure, twins: pd.DataFrame, threshold: float | None) -> None:
     row, col = _PLACES["twins"]
-    names = [str(name).replace("/", "/<br>") for name in twins["sae"]]  # a model and its SAE are two lines
+    names = [as_text(name).replace("/", "/<br>") for name in twins["sae"]]  # a model and its SAE are two lines
     for place, (measure, part) in enumerate(twins.assign(name=names).groupby("measure", sort=False)):
         figure.add_scatter(x=part["value"], y=part["name"], mode="markers", row=row, col=col,
-                           marker={"symbol": SYMBOLS[place], "size": 11, "color": OKABE_ITO[place]}, name=measure)  # fmt: skip
+                           marker={"symbol": SYMBOLS[place], "size": 11, "color": OKABE_ITO[place]}, name=as_text(measure))  # fmt: skip
         figure.add_scatter(x=part["null_95"], y=part["name"], mode="markers", row=row, col=col, name="null, 95 %",
                            marker={"symbol": "line-ns-open", "size": 12, "color": FAINT, "line": {"width": 2, "color": FAINT}})  # fmt: skip
     if threshold is not None:
@@ -136,8 +136,9 @@ def _error(figure: go.Figure, errors: Any, latent: int) -> None:
 
 def _circuits(figure: go.Figure, circuits: pd.DataFrame) -> None:
     row, col = _PLACES["circuits"]
-    figure.add_bar(x=circuits["task"], y=circuits["share"], marker_color=OKABE_ITO[0], row=row, col=col)
-    figure.add_scatter(x=circuits["task"], y=circuits["largest"], mode="markers", row=row, col=col,
+    tasks = circuits["task"].map(as_text)
+    figure.add_bar(x=tasks, y=circuits["share"], marker_color=OKABE_ITO[0], row=row, col=col)
+    figure.add_scatter(x=tasks, y=circuits["largest"], mode="markers", row=row, col=col,
                        marker={"symbol": "diamond", "size": 10, "color": OKABE_ITO[1]})  # fmt: skip
     figure.update_yaxes(title="share of the behaviour", row=row, col=col)
 
@@ -169,7 +170,7 @@ def rank_correlations(table: pd.DataFrame, significant: np.ndarray, *, title: st
     for place in range(len(words)):
         words[place][place] = ""
     values = np.where(np.eye(len(values), dtype=bool), np.nan, values)
-    names = ["<br>".join(textwrap.wrap(str(name), 14)) for name in table.columns]
+    names = [as_lines(name, 14) for name in table.columns]
     figure = go.Figure(
         go.Heatmap(
             z=values,
@@ -186,7 +187,7 @@ def rank_correlations(table: pd.DataFrame, significant: np.ndarray, *, title: st
             hovertemplate="%{y}, %{x}: %{z:.2f}<extra></extra>",
         )  # fmt: skip
     )
-    figure.update_layout(template=template(), title=title, width=860, height=640)
+    figure.update_layout(template=template(), title=as_text(title), width=860, height=640)
     figure.update_xaxes(tickangle=0, showgrid=False)
     figure.update_yaxes(autorange="reversed", showgrid=False)
     return figure
@@ -221,7 +222,7 @@ def score_scatter(scores: Any, *, chosen: int | None = None, title: str = "What 
         limit = float(np.nanquantile(null, 0.95))
         draw = figure.add_vline if name == "x" else figure.add_hline
         draw(**{name: limit}, line={"color": OKABE_ITO[5], "dash": "dash"})
-    figure.update_layout(template=template(), title=title, height=520, margin_t=95,
+    figure.update_layout(template=template(), title=as_text(title), height=520, margin_t=95,
                          legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0})  # fmt: skip
     figure.update_xaxes(title="input score (share of strongest contexts)", rangemode="tozero")
     figure.update_yaxes(title="output score (rank and probability)", rangemode="tozero")

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from workbench.errors import InputError, fail
+from workbench.figures.text import as_text
 from workbench.figures.theme import FAINT, OKABE_ITO, SEQUENTIAL, SYMBOLS, template
 
 if TYPE_CHECKING:
@@ -73,13 +74,13 @@ def latent_points(
     if categorical:
         for group in np.unique(values[here]):
             members = here[values[here] == group]
-            label = f"{name} {int(group)}" if group >= 0 else f"no {name}"
+            label = f"{as_text(name)} {int(group)}" if group >= 0 else f"no {as_text(name)}"
             colour, symbol = group_style(int(group))
             traces.append(points(members, f"{label} ({len(members):,})", {"size": 6, "color": colour, "symbol": symbol, "line": EDGE}))
     else:
         traces.append(points(here, f"alive ({len(here):,})", scale_marker(values[here], name)))
     figure = go.Figure(traces)
-    figure.update_layout(template=template(), title=title, height=560, margin_t=90, dragmode="lasso",
+    figure.update_layout(template=template(), title=as_text(title), height=560, margin_t=90, dragmode="lasso",
                          legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0})  # fmt: skip
     figure.update_xaxes(title="UMAP 1 (no unit)", showticklabels=False, ticks="", zeroline=False, showgrid=False)
     figure.update_yaxes(title="UMAP 2 (no unit)", showticklabels=False, ticks="", zeroline=False, showgrid=False, scaleanchor="x")
@@ -99,7 +100,8 @@ def scale_marker(values: np.ndarray, name: str) -> dict[str, Any]:
     known = values[np.isfinite(values)]
     low, high = (float(known.min()), float(known.max())) if known.size else (0.0, 1.0)
     return {"size": 6, "symbol": "circle", "color": values, "colorscale": SEQUENTIAL, "cmin": low, "cmax": high if high > low else low + 1,
-            "line": EDGE, "showscale": True, "colorbar": {"title": {"text": name, "side": "right"}, "len": 0.85, "y": 0.45}}  # fmt: skip
+            "line": EDGE, "showscale": True,
+            "colorbar": {"title": {"text": as_text(name), "side": "right"}, "len": 0.85, "y": 0.45}}  # fmt: skip
 
 
 def activation_bins(values: Float[np.ndarray, " n"], bins: int = 40) -> dict[str, np.ndarray]:
@@ -136,7 +138,7 @@ def activation_histogram(values: Float[np.ndarray, " n"], *, latent: int, n_toke
         )  # fmt: skip
     )
     title = {"text": activation_title(latent, len(values), n_tokens), "font": {"size": 14}}
-    figure.update_layout(template=template(), title=title, height=260, showlegend=False)
+    figure.update_layout(template=template(), title=as_text(title), height=260, showlegend=False)
     figure.update_xaxes(title="activation (of tokens where it fires)")
     figure.update_yaxes(title="tokens")
     return figure
@@ -166,8 +168,8 @@ def next_token_bars(tokens: Sequence[str], clean: Sequence[float], steered: Sequ
 
 
 def bar_names(tokens: Sequence[str]) -> list[str]:
-    """Names of tokens for an axis: spaces and line ends visible, and all different by an invisible mark."""
-    return [f"{token.replace(chr(10), '↵').replace(' ', '␣')}{chr(8203) * place}" for place, token in enumerate(tokens)]
+    """Names of tokens for an axis: their spaces too can be seen, and all are different by an invisible mark of ours."""
+    return [f"{as_text(token, spaces=True)}{chr(8203) * place}" for place, token in enumerate(tokens)]
 
 
 def attribution_bars(tasks: Sequence[str], effect: Sequence[float], highest: Sequence[float], *, latent: int) -> go.Figure:
@@ -182,10 +184,10 @@ def attribution_bars(tasks: Sequence[str], effect: Sequence[float], highest: Seq
     """
     import plotly.graph_objects as go
 
-    figure = go.Figure()
-    figure.add_bar(x=list(tasks), y=list(effect), name=f"latent {latent}", marker_color=OKABE_ITO[0],
+    figure, names = go.Figure(), list(map(as_text, tasks))
+    figure.add_bar(x=names, y=list(effect), name=f"latent {latent}", marker_color=OKABE_ITO[0],
                    hovertemplate="%{x}: %{y:.3f}<extra></extra>")  # fmt: skip
-    figure.add_scatter(x=list(tasks), y=list(highest), mode="markers", name="largest of any latent (absolute)",
+    figure.add_scatter(x=names, y=list(highest), mode="markers", name="largest of any latent (absolute)",
                        marker={"symbol": "diamond", "size": 10, "color": OKABE_ITO[1]})  # fmt: skip
     figure.update_layout(template=template(), title={"text": "Part in circuits", "font": {"size": 14}}, height=340, margin_t=85,
                          legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0})  # fmt: skip

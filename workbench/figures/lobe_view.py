@@ -13,6 +13,7 @@ import numpy as np
 
 from workbench.errors import InputError, fail
 from workbench.figures.panels import Panel, picture, scatter_kind
+from workbench.figures.text import as_text
 from workbench.figures.theme import FAINT, INK, OKABE_ITO, SEQUENTIAL, SMALLEST_FONT, SYMBOLS
 
 if TYPE_CHECKING:
@@ -67,15 +68,15 @@ def lobe_view(
     )
     tilted = 0 if len(columns) <= 9 and max(map(len, map(str, columns))) <= 8 else -60
     heat = Panel(
-        (0.62, 1, 0, 1), {"type": "category", "title": {"text": column_title}, "showgrid": False, "tickangle": tilted},
+        (0.62, 1, 0, 1), {"type": "category", "title": {"text": as_text(column_title)}, "showgrid": False, "tickangle": tilted},
         {"type": "category", "autorange": "reversed", "showgrid": False},
     )  # fmt: skip
     written = share.size <= _WRITTEN
     heat.draw({
-        "type": "heatmap", "z": share, "x": list(columns), "y": [f"lobe {lobe + 1}" for lobe in range(n_lobes)],
+        "type": "heatmap", "z": share, "x": list(map(as_text, columns)), "y": [f"lobe {lobe + 1}" for lobe in range(n_lobes)],
         "zmin": 0, "zmax": max(float(share.max()), 1e-9), "colorscale": SEQUENTIAL, "texttemplate": "%{z:.2f}" if written else None,
         "textfont": {"size": SMALLEST_FONT}, "xgap": int(written), "ygap": int(written),
-        "hovertemplate": f"%{{y}}, {column_title} %{{x}}: %{{z:.2f}}<extra></extra>",
+        "hovertemplate": f"%{{y}}, {as_text(column_title)} %{{x}}: %{{z:.2f}}<extra></extra>",
         "colorbar": {"title": {"text": "share"}, "thickness": 12, "tickfont": {"size": SMALLEST_FONT}},
     })  # fmt: skip
     if alone is not None and 0 <= alone < n_lobes:

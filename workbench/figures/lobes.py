@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from workbench.errors import InputError, fail
+from workbench.figures.text import as_text
 from workbench.figures.theme import FAINT, INK, OKABE_ITO, SEQUENTIAL, SMALLEST_FONT, SYMBOLS, template
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def lobe_maps(
     columns = len(labels) if len(layouts) > 1 else min(_COLUMNS, len(labels))
     panels = [(place, name) for place in layouts for name in labels]
     rows = -(-len(panels) // columns)
-    captions = [name if len(layouts) == 1 else f"{place}, {name}" for place, name in panels]
+    captions = [as_text(name if len(layouts) == 1 else f"{place}, {name}") for place, name in panels]
     figure = make_subplots(rows, columns, subplot_titles=captions, horizontal_spacing=0.03, vertical_spacing=0.09)
     width = 3.0 + 5.0 * np.sqrt(frequency / max(frequency.max(), 1e-12))
     for index, (place, name) in enumerate(panels):
@@ -78,7 +79,7 @@ def lobe_maps(
     figure.update_xaxes(showticklabels=False, ticks="", showgrid=False, zeroline=False, mirror=True, showline=True)
     figure.update_yaxes(showticklabels=False, ticks="", showgrid=False, zeroline=False, mirror=True, showline=True)
     figure.update_layout(
-        template=template(), title=title, width=960, height=110 + 350 * rows, margin={"l": 20, "r": 20, "t": 90},
+        template=template(), title=as_text(title), width=960, height=110 + 350 * rows, margin={"l": 20, "r": 20, "t": 90},
         legend={"orientation": "h", "y": 1.0, "yref": "container", "yanchor": "top", "x": 1.0, "xanchor": "right",
                 "itemsizing": "constant"},
     )  # fmt: skip
@@ -107,7 +108,7 @@ def modularity_curves(
         for column, value in ((1, "ami"), (2, "accuracy")):
             figure.add_trace(
                 go.Scatter(x=rows["n_lobes"], y=_visible(rows[value], value), mode="lines+markers",
-                           name=NAMES.get(kind, str(kind)), legendgroup=str(kind),
+                           name=as_text(NAMES.get(kind, kind)), legendgroup=str(kind),
                            showlegend=column == 1, line={"color": colour, "dash": "dot" if kind == "angular" else "solid"},
                            marker={"symbol": SYMBOLS[index % len(SYMBOLS)], "size": 8, "color": colour}),
                 1, column,
@@ -136,7 +137,7 @@ def modularity_curves(
                         range=[np.log10(_SMALLEST_AMI) - 0.05, 0.05], tickvals=[0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1])  # fmt: skip
     figure.update_yaxes(title="balanced accuracy, decoder row to lobe", range=[0, 1.02], col=2)
     figure.update_layout(
-        template=template(), title=title, width=1000, height=520, margin_r=270, legend={"x": 1.02, "y": 1.0, "xanchor": "left"}
+        template=template(), title=as_text(title), width=1000, height=520, margin_r=270, legend={"x": 1.02, "y": 1.0, "xanchor": "left"}
     )
     return figure
 
@@ -174,7 +175,7 @@ def null_histograms(modularity: LobeModularity, *, title: str = "Observed agains
         )  # fmt: skip
         figure.update_xaxes(title=name, range=[low - room, high + room], row=1, col=column)
     figure.update_yaxes(title="null repetitions")
-    figure.update_layout(template=template(), title=title, width=960, height=400, showlegend=False, bargap=0.05)
+    figure.update_layout(template=template(), title=as_text(title), width=960, height=400, showlegend=False, bargap=0.05)
     return figure
 
 
@@ -190,13 +191,14 @@ def category_heatmaps(results: Mapping[str, LobeCategories], *, title: str = "Wh
     from plotly.subplots import make_subplots
 
     wide = max(len(result.categories) for result in results.values()) > 8  # many categories stand in rows, where their names fit
-    figure = make_subplots(1, len(results), subplot_titles=list(results), horizontal_spacing=0.25 / len(results) if wide else 0.07)
+    spacing = 0.25 / len(results) if wide else 0.07
+    figure = make_subplots(1, len(results), subplot_titles=list(map(as_text, results)), horizontal_spacing=spacing)
     for index, result in enumerate(results.values()):
         share, lobes = result.share, [f"lobe {lobe + 1}" for lobe in range(len(result.share))]
         star = " ★" if wide else "<br>★"
         text = np.array([[f"{value:.2f}" + star * int(lobe == modal) for value, modal in zip(row, result.modal_lobe, strict=True)]
                          for lobe, row in enumerate(share)])  # fmt: skip
-        names = [str(name).replace(" ", " " if wide else "<br>") + f"{' ' if wide else '<br>'}({count})"
+        names = [as_text(name).replace(" ", " " if wide else "<br>") + f"{' ' if wide else '<br>'}({count})"
                  for name, count in zip(result.categories, result.n_blocks, strict=True)]  # fmt: skip
         x, y, values, text = (lobes, names, share.T, text.T) if wide else (names, lobes, share, text)
         figure.add_trace(
@@ -208,7 +210,7 @@ def category_heatmaps(results: Mapping[str, LobeCategories], *, title: str = "Wh
     figure.update_xaxes(showgrid=False, tickangle=0)
     rows = max(len(result.categories) for result in results.values()) if wide else 8
     figure.update_layout(
-        template=template(), title=title, width=820 if wide and len(results) == 1 else 1000, height=190 + 30 * rows, margin_t=90,
+        template=template(), title=as_text(title), width=820 if wide and len(results) == 1 else 1000, height=190 + 30 * rows, margin_t=90,
         coloraxis={"colorscale": SEQUENTIAL, "cmin": 0, "cmax": 1, "colorbar": {"title": {"text": "share of the<br>category's blocks"}}},
     )  # fmt: skip
     return figure
@@ -216,7 +218,7 @@ def category_heatmaps(results: Mapping[str, LobeCategories], *, title: str = "Wh
 
 def _axis_free(figure: go.Figure, title: str) -> go.Figure:
     """Panels of a map have equal scales and no axis titles: coordinates have no unit."""
-    figure.update_layout(title={"text": title})
+    figure.update_layout(title={"text": as_text(title)})
     for name in list(figure.layout):
         if name.startswith("yaxis"):
             figure.layout[name].scaleanchor = "x" + name.removeprefix("yaxis")

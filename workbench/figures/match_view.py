@@ -6,7 +6,6 @@ the right), so that the line which joins a pair stays on its ends when the reade
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,7 @@ import numpy as np
 
 from workbench.errors import InputError, fail
 from workbench.figures.panels import Panel, picture, scatter_kind
+from workbench.figures.text import as_text
 from workbench.figures.theme import FAINT, INK, OKABE_ITO, SMALLEST_FONT
 
 if TYPE_CHECKING:
@@ -34,11 +34,11 @@ def placed(layout: np.ndarray, side: int) -> np.ndarray:
 
 def join_trace(first: np.ndarray | None, second: np.ndarray | None, text: str, *, matched: bool = True) -> dict:
     """The trace that rings one latent or two and joins them (dashed: no match); its last point is the words above."""
-    ends = [end for end in (first, second) if end is not None]
+    ends, words = [end for end in (first, second) if end is not None], as_text(text)
     return {
-        "type": "scatter", "name": text or "pair", "mode": "lines+markers+text", "showlegend": False, "hoverinfo": "skip",
+        "type": "scatter", "name": words or "pair", "mode": "lines+markers+text", "showlegend": False, "hoverinfo": "skip",
         "x": [*(float(end[0]) for end in ends), None, _MIDDLE], "y": [*(float(end[1]) for end in ends), None, 1.05],
-        "text": [*([""] * len(ends)), "", text], "textposition": "top center", "textfont": {"size": SMALLEST_FONT + 1, "color": INK},
+        "text": [*([""] * len(ends)), "", words], "textposition": "top center", "textfont": {"size": SMALLEST_FONT + 1, "color": INK},
         "cliponaxis": False,
         "line": {"color": JOINED, "width": 2.5, "dash": "solid" if matched else "dash"},
         "marker": {"symbol": "circle-open", "opacity": 1, "size": [*([18] * len(ends)), 0, 0], "color": JOINED,
@@ -91,7 +91,8 @@ def match_view(
         ):  # fmt: skip
             where = np.flatnonzero(chosen)
             data.append({
-                "type": kind, "mode": "markers", "name": f"{name}: {word} ({len(where):,})", "x": place[where, 0], "y": place[where, 1],
+                "type": kind, "mode": "markers", "name": f"{as_text(name)}: {word} ({len(where):,})",
+                "x": place[where, 0], "y": place[where, 1],
                 "customdata": where, "meta": side, "hovertemplate": f"latent %{{customdata}}<br>{word}<extra></extra>",
                 "marker": {"color": colour, "symbol": symbol, "size": 5, "opacity": opacity, "line": {"width": 0}},
             })  # fmt: skip
@@ -100,7 +101,7 @@ def match_view(
     panel = Panel((0, 1, 0, 1), {**bare, "range": [-0.03, 1.03 + SHIFT]}, {**bare, "range": [-0.05, 1.14]})
     panel.draw(*data, join_trace(*ends, text, matched=matched))
     panel.frame(_MIDDLE, _MIDDLE, 0, 1, color=FAINT, dash="dot")
-    heads = [{"x": 0.5 + SHIFT * side, "y": 1.06, "text": html.escape(name), "showarrow": False, "xref": "x", "yref": "y",
+    heads = [{"x": 0.5 + SHIFT * side, "y": 1.06, "text": as_text(name), "showarrow": False, "xref": "x", "yref": "y",
               "yanchor": "bottom", "font": {"size": SMALLEST_FONT + 1}} for side, name in enumerate(names)]  # fmt: skip
     return picture(
         [panel], title=title, width=1000, height=600, margin={"l": 20, "r": 20, "t": 60, "b": 70}, annotations=heads,

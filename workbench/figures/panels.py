@@ -10,6 +10,7 @@ import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from workbench.figures.text import as_text
 from workbench.figures.theme import SMALLEST_FONT, template
 
 if TYPE_CHECKING:
@@ -91,5 +92,5 @@ def picture(panels: Sequence[Panel], *, title: str, width: int, height: int, **l
             notes.append({"text": panel.title, "x": (x0 + x1) / 2, "y": y1, "xref": "paper", "yref": "paper", "showarrow": False,
                           "xanchor": "center", "yanchor": "bottom", "font": {"size": SMALLEST_FONT + 2}})  # fmt: skip
     more = {"shapes": shapes, "annotations": notes, **axes, **layout}
-    layout = {"template": _house(), "title": {"text": title}, "width": width, "height": height, **more}
+    layout = {"template": _house(), "title": {"text": as_text(title)}, "width": width, "height": height, **more}
     return go.Figure(data=data, layout=layout, _validate=False)  # a widget that shows it validates what it is told; tests do the rest

@@ -6,7 +6,6 @@ beyond logarithms and bins.
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,13 +13,12 @@ import numpy as np
 from jaxtyping import Float, Integer
 
 from workbench.errors import InputError, fail
+from workbench.figures.text import as_passage, as_text
 from workbench.figures.theme import FAINT, INK, OKABE_ITO, PAPER, SEQUENTIAL, SMALLEST_FONT, Html, template
 
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
-
-_VISIBLE = str.maketrans({" ": "␣", "\n": "↵", "\t": "⇥", "\r": "␍"})
 
 
 def latent_map(
@@ -89,7 +87,11 @@ def latent_map(
         },
     )
     figure.update_layout(
-        template=template(), title=title, height=660, margin_t=90, legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0}
+        template=template(),
+        title=as_text(title),
+        height=660,
+        margin_t=90,
+        legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0},
     )
     figure.update_xaxes(title="UMAP 1 (no unit)", showticklabels=False, ticks="", zeroline=False, showgrid=False)
     figure.update_yaxes(title="UMAP 2 (no unit)", showticklabels=False, ticks="", zeroline=False, showgrid=False, scaleanchor="x")
@@ -138,7 +140,7 @@ def l0_histogram(l0: Integer[np.ndarray, " N"], *, title: str = "Active latents 
         annotation_text=f"mean {l0.mean():.1f}",
         annotation_font_size=SMALLEST_FONT,
     )
-    figure.update_layout(template=template(), title=title, showlegend=False, height=420)
+    figure.update_layout(template=template(), title=as_text(title), showlegend=False, height=420)
     figure.update_xaxes(title="L0 (active latents on a token)", range=[-0.5, edges[-1] * 1.05 + 0.5], tickformat="d")
     figure.update_yaxes(title="share of tokens", tickformat=".0%")
     return figure
@@ -177,14 +179,14 @@ def null_histogram(
                      annotation_font_size=SMALLEST_FONT)  # fmt: skip
     figure.update_layout(
         template=template(),
-        title=title,
+        title=as_text(title),
         height=400,
         margin_t=90,
         showlegend=True,
         bargap=0.05,
         legend={"orientation": "h", "y": 1.0, "yanchor": "bottom"},
     )
-    figure.update_xaxes(title=quantity)
+    figure.update_xaxes(title=as_text(quantity))
     figure.update_yaxes(title="shuffles")
     return figure
 
@@ -223,7 +225,7 @@ def highlight_examples(examples: pd.DataFrame, *, title: str = "") -> Html:
         pieces.append((row["tokens"], activations, peak, " · ".join(str(row[name]) for name in ("source", "document") if name in row)))
     top = max((activations.max() for _, activations, _, _ in pieces), default=0.0) or 1.0
     body = "".join(_piece(*piece, top) for piece in pieces) or "<div>never fires here</div>"
-    heading = f'<div style="font-weight:bold;font-size:14px">{html.escape(title)}</div>' if title else ""
+    heading = f'<div style="font-weight:bold;font-size:14px">{as_text(title)}</div>' if title else ""
     return Html(f'<div class="workbench-examples" style="{_CARD}">{heading}{body}</div>')
 
 
@@ -240,8 +242,8 @@ def catalog_table(table: pd.DataFrame, *, limit: int = 30) -> Html:
     shown = table.head(limit)
     # every cell has its own background: JupyterLab's dark theme paints the rows of a table
     style = f"background:{PAPER};color:{INK};text-align:left;padding:2px 10px;border-bottom:1px solid #DDDDDD"
-    head = "".join(f'<th style="{style}">{html.escape(str(name))}</th>' for name in shown)
-    lines = ("".join(f'<td style="{style}">{html.escape(_cell(value))}</td>' for value in row) for row in shown.itertuples(index=False))
+    head = "".join(f'<th style="{style}">{as_text(name)}</th>' for name in shown)
+    lines = ("".join(f'<td style="{style}">{as_text(_cell(value))}</td>' for value in row) for row in shown.itertuples(index=False))
     rows = "".join(f"<tr>{line}</tr>" for line in lines)
     note = f"{len(shown):,} of {len(table):,} rows"
     frame = f"border-collapse:collapse;font-size:13px;background:{PAPER}"
@@ -255,7 +257,7 @@ _CARD = f"background:{PAPER};color:{INK};padding:8px 12px;border:1px solid #DDDD
 
 
 def _hover(latent: int, frequency: float, tokens: Sequence[str]) -> str:
-    listed = "<br>".join(html.escape(str(token).translate(_VISIBLE)[:40]) for token in tokens if token)
+    listed = "<br>".join(as_text(token, spaces=True, longest=40) for token in tokens if token)
     return f"latent {latent}<br>fires on {frequency:.3%} of tokens<br>{listed or 'never fires here'}"
 
 
@@ -263,7 +265,7 @@ def _piece(tokens: Sequence[str], activations: np.ndarray, peak: int, source: st
     spans = "".join(_token(token, value, top, place == peak) for place, (token, value) in enumerate(zip(tokens, activations, strict=True)))
     return (
         f'<div style="margin:8px 0;padding:6px 8px;border-left:3px solid {OKABE_ITO[1]}">'
-        f'<div style="color:#595959;font-size:12px">{html.escape(source)}</div>'
+        f'<div style="color:#595959;font-size:12px">{as_text(source)}</div>'
         f'<code style="white-space:pre-wrap;font-size:13px;background:transparent;color:{INK}">{spans}</code></div>'
     )
 
@@ -272,8 +274,8 @@ def _token(string: str, value: float, top: float, is_peak: bool) -> str:
     shade = min(max(value, 0.0) / top, 1.0)
     frame = f"outline:2px solid {OKABE_ITO[5]};font-weight:bold;" if is_peak else ""
     background = f"background:rgba(230,159,0,{shade:.2f});" if shade > 0 else ""
-    text = html.escape(string.replace("\n", "↵\n"))
-    return f'<span title="{value:.3g}" style="color:{INK};{background}{frame}"{" class=peak" if is_peak else ""}>{text}</span>'
+    peak = " class=peak" if is_peak else ""
+    return f'<span title="{value:.3g}" style="color:{INK};{background}{frame}"{peak}>{as_passage(string)}</span>'
 
 
 def _cell(value: Any) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from workbench.figures.text import as_text
 from workbench.figures.theme import FAINT, INK, OKABE_ITO, SEQUENTIAL, SMALLEST_FONT, SYMBOLS, template
 
 if TYPE_CHECKING:
@@ -57,12 +58,12 @@ def threshold_sweep(
         line = {"color": FAINT if null else OKABE_ITO[index], "dash": "dash" if null else "solid", "width": 2.5}
         figure.add_scatter(x=table["threshold"], y=table[column], mode="lines", name=name, line=line)
     for index, (label, value) in enumerate((published or {}).items()):
-        figure.add_scatter(x=[0.7], y=[value], mode="markers", name=label,
+        figure.add_scatter(x=[0.7], y=[value], mode="markers", name=as_text(label),
                            marker={"symbol": ("star", "star-diamond")[index % 2], "size": 13, "color": INK})  # fmt: skip
     figure.add_vline(x=overlap.threshold, line={"color": INK, "width": 1, "dash": "dot"})
     figure.update_xaxes(title="cosine threshold", range=[0, 1])
     figure.update_yaxes(title="share of latents", range=[0, 1.02], tickformat=".0%")
-    figure.update_layout(template=template(), title=title, width=980, height=480, legend={"x": 1.02, "y": 1})
+    figure.update_layout(template=template(), title=as_text(title), width=980, height=480, legend={"x": 1.02, "y": 1})
     return figure
 
 
@@ -105,7 +106,7 @@ def matched_cosines(overlap: SeedOverlap, *, title: str = "Cosines with the part
     figure.update_yaxes(title="latents", rangemode="tozero", row=1, col=1)
     figure.update_xaxes(title="decoder cosine", row=1, col=2)
     figure.update_yaxes(title="encoder cosine", row=1, col=2)
-    figure.update_layout(template=template(), title=title, width=1100, height=440, legend={"x": 1.02, "y": 1})
+    figure.update_layout(template=template(), title=as_text(title), width=1100, height=440, legend={"x": 1.02, "y": 1})
     return figure
 
 
@@ -129,20 +130,21 @@ def dependence(table: pd.DataFrame, published: pd.DataFrame, *, title: str = "Wh
     for index, varied in enumerate(panels):
         place = {"row": index // columns + 1, "col": index % columns + 1}
         ours = table[table["varied"] == varied]
-        mode = "markers" if varied == "architecture" else "lines+markers"
+        named = varied == "architecture"  # the others are numbers
+        at, mode = (ours["at"].map(as_text), "markers") if named else (ours["at"], "lines+markers")
         for style, (column, name) in enumerate(
             (("shared_fraction", "shared"), ("equal_fraction", "same partner"), ("null_shared_fraction", "null, shared"))
         ):
             colour = (OKABE_ITO[0], OKABE_ITO[2], FAINT)[style]
             figure.add_trace(
-                go.Scatter(x=ours["at"], y=ours[column], mode=mode, name=f"ours, {name}", legendgroup=column, showlegend=index == 0,
+                go.Scatter(x=at, y=ours[column], mode=mode, name=f"ours, {name}", legendgroup=column, showlegend=index == 0,
                            marker={"color": colour, "symbol": SYMBOLS[style], "size": 9},
                            line={"color": colour, "dash": "dash" if style == 2 else "solid"}), **place,
             )  # fmt: skip
         theirs = published[(published["varied"] == varied) & (published["quantity"] == "shared fraction")]
         theirs = theirs[theirs["setting"].str.contains("32,768") | (varied != "layer")]
         if len(theirs):
-            at = theirs["at"].str.replace(", ", "<br>") if varied == "architecture" else theirs["at"].astype(float)
+            at = theirs["at"].map(as_text).str.replace(", ", "<br>") if named else theirs["at"].astype(float)
             figure.add_trace(
                 go.Scatter(x=at, y=theirs["value"], mode=mode, name="published, shared (Pythia-160m; architectures: GPT-2)",
                            legendgroup="published", showlegend=index == 0, marker={"color": INK, "symbol": "star-open", "size": 11},
@@ -152,10 +154,10 @@ def dependence(table: pd.DataFrame, published: pd.DataFrame, *, title: str = "Wh
             figure.update_xaxes(type="log", dtick=1 if varied == "width" else None, **place)
             if varied == "k":
                 figure.update_xaxes(tickvals=[16, 32, 64, 128, 256], **place)
-        figure.update_xaxes(title=varied, tickangle=-30 if varied == "architecture" else 0, **place)
+        figure.update_xaxes(title=varied, tickangle=-30 if named else 0, **place)
         figure.update_yaxes(tickformat=".0%", range=[-0.03, 1.05], title="share of latents" if place["col"] == 1 else None, **place)
     height = 150 + 330 * -(-len(panels) // columns)
-    figure.update_layout(template=template(), title=title, width=1060, height=height, margin_t=130, legend=legend_above(height))
+    figure.update_layout(template=template(), title=as_text(title), width=1060, height=height, margin_t=130, legend=legend_above(height))
     return figure
 
 
@@ -189,7 +191,7 @@ def training_curve(
                            marker={"symbol": f"{SYMBOLS[index]}-open", "size": 10})  # fmt: skip
     figure.update_xaxes(type="log", title="training tokens", dtick=1, exponentformat="power")
     figure.update_yaxes(title="share of latents, or cosine", range=[-0.03, 1.03])
-    figure.update_layout(template=template(), title=title, width=980, height=460, legend={"x": 1.02, "y": 1})
+    figure.update_layout(template=template(), title=as_text(title), width=980, height=460, legend={"x": 1.02, "y": 1})
     return figure
 
 
@@ -226,7 +228,7 @@ def seeds(found: SeedMembership, published: pd.DataFrame | None = None, *, title
     figure.update_xaxes(title="number of seeds", dtick=1, row=1, col=2)
     figure.update_yaxes(title="share of latents", tickformat=".0%", row=1, col=1)
     figure.update_yaxes(title="found in no other seed", tickformat=".0%", range=[0, 1.02], row=1, col=2)
-    figure.update_layout(template=template(), title=title, width=1060, height=460, margin_t=110, legend=legend_above(460))
+    figure.update_layout(template=template(), title=as_text(title), width=1060, height=460, margin_t=110, legend=legend_above(460))
     return figure
 
 
@@ -241,7 +243,7 @@ def seed_grid(grid: OverlapGrid, *, title: str = "Every pair of SAEs") -> go.Fig
     import plotly.graph_objects as go
     from plotly.subplots import make_subplots
 
-    names, off = _short(grid.names), ~np.eye(len(grid.names), dtype=bool)
+    names, off = list(map(as_text, _short(grid.names))), ~np.eye(len(grid.names), dtype=bool)
     figure = make_subplots(1, 2, subplot_titles=["shared fraction", "mean matched cosine"], horizontal_spacing=0.24)
     for column, values in enumerate((grid.shared_fraction, grid.mean_cosine), 1):
         shown = np.where(off, values, np.nan)
@@ -251,7 +253,7 @@ def seed_grid(grid: OverlapGrid, *, title: str = "Every pair of SAEs") -> go.Fig
                                     zmin=0, zmax=float(np.nanmax(shown)), xgap=1, ygap=1, hoverongaps=False), 1, column)  # fmt: skip
     figure.update_yaxes(autorange="reversed", showgrid=False)
     figure.update_xaxes(showgrid=False)
-    figure.update_layout(template=template(), title=title, width=1060, height=440, margin_t=90)
+    figure.update_layout(template=template(), title=as_text(title), width=1060, height=440, margin_t=90)
     return figure
 
 
@@ -300,5 +302,5 @@ def firing(profile: FiringProfile, *, title: str = "How shared latents and orpha
     figure.update_xaxes(type="log", title="firing frequency (share of tokens)", dtick=1, exponentformat="power", row=1, col=2)
     steps = [float(f"{digit}e{power}") for power in range(-6, 7) for digit in (1, 2, 5)]
     figure.update_yaxes(type="log", title="mean activation where it fires", tickvals=steps, tickformat="~g", row=1, col=2)
-    figure.update_layout(template=template(), title=title, width=1100, height=440, legend={"x": 1.02, "y": 1})
+    figure.update_layout(template=template(), title=as_text(title), width=1100, height=440, legend={"x": 1.02, "y": 1})
     return figure

@@ -13,7 +13,6 @@ Source: Okabe & Ito 2008, "Color universal design" (the palette); kaleido 1 for 
 from __future__ import annotations
 
 import dataclasses
-import html
 import os
 import textwrap
 from pathlib import Path
@@ -23,7 +22,8 @@ from workbench.errors import InputError, fail
 from workbench.figures.browser import begin, page_png, png
 from workbench.figures.gallery import note_caption
 from workbench.figures.pictures import compact
-from workbench.results import write_atomically
+from workbench.figures.text import as_text
+from workbench.keeping import replace_file
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,7 +49,8 @@ class Html:
     markup: str
 
     def _repr_html_(self) -> str:
-        return self.markup
+        # JupyterLab would set TeX between dollars; the names are those that MathJax 2 and 3 leave alone
+        return f'<div class="tex2jax_ignore mathjax_ignore">{self.markup}</div>'
 
 
 def template() -> go.layout.Template:
@@ -82,7 +83,7 @@ def template() -> go.layout.Template:
         xaxis=axis,
         yaxis=axis,
         legend={"font": {"size": SMALLEST_FONT}, "title": {"font": {"size": SMALLEST_FONT}}},
-        hoverlabel={"font": {"size": SMALLEST_FONT}, "align": "left"},
+        hoverlabel={"font": {"size": SMALLEST_FONT}, "align": "left", "namelength": -1},  # a cut could go through a reference
         colorscale={"sequential": SEQUENTIAL},
         coloraxis={"colorbar": {"tickfont": {"size": SMALLEST_FONT}}},
         margin={"l": 70, "r": 30, "t": 60, "b": 60},
@@ -107,7 +108,7 @@ def captioned(figure: go.Figure, caption: str) -> go.Figure:
     figure.layout.annotations = tuple(note for note in figure.layout.annotations if note.name != "caption")
     figure.add_annotation(
         name="caption",
-        text="<br>".join(html.escape(line, quote=False) for line in lines),
+        text="<br>".join(map(as_text, lines)),
         xref="paper",
         yref="paper",
         x=0,
@@ -162,19 +163,19 @@ def save_figure(figure: go.Figure | Html, name: str, data: pd.DataFrame, caption
     if not (folder := os.environ.get("WORKBENCH_FIGURES")):
         return figure
     target = Path(folder)
-    write_atomically(target / f"{name}.csv", data.to_csv(index=False, float_format="%.6g").encode())
+    replace_file(target / f"{name}.csv", data.to_csv(index=False, float_format="%.6g").encode(errors="backslashreplace"))
     note_caption(target, name, caption, reading)
     if isinstance(figure, Html):
-        head = f"<!doctype html><meta charset='utf-8'><title>{html.escape(name)}</title><style>{_PAGE}</style>"
-        page = f"{head}{figure.markup}<p>{html.escape(caption)}</p>"
-        write_atomically(target / f"{name}.html", page.encode())
+        head = f"<!doctype html><meta charset='utf-8'><title>{name}</title><style>{_PAGE}</style>"
+        page = f"{head}{figure.markup}<p>{as_text(caption)}</p>"
+        replace_file(target / f"{name}.html", page.encode())
         picture = page_png(page.replace("</style>", f"{_ALL_OF_IT}</style>", 1))
     else:
         from plotly.offline import get_plotlyjs
 
         if not (target / "plotly.min.js").exists():  # one copy beside all pages of a folder: 4 MB once, and no network for reading them
-            write_atomically(target / "plotly.min.js", get_plotlyjs().encode())
-        write_atomically(target / f"{name}.html", figure.to_html(include_plotlyjs="plotly.min.js", full_html=True).encode())
+            replace_file(target / "plotly.min.js", get_plotlyjs().encode())
+        replace_file(target / f"{name}.html", figure.to_html(include_plotlyjs="plotly.min.js", full_html=True).encode())
         picture = png(figure, scale=PNG_SCALE)
         picture = picture and compact(picture, shrink=PNG_SCALE)
     if picture is None:
@@ -183,7 +184,7 @@ def save_figure(figure: go.Figure | Html, name: str, data: pd.DataFrame, caption
             "(Debian and Ubuntu: apt-get install chromium), or set BROWSER_PATH to one."
         )
     else:
-        write_atomically(target / f"{name}.png", picture)
+        replace_file(target / f"{name}.png", picture)
     return figure
 
 

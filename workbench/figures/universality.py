@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from workbench.figures.seed_overlap import legend_above
+from workbench.figures.text import as_text
 from workbench.figures.theme import FAINT, INK, OKABE_ITO, SEQUENTIAL, SMALLEST_FONT, SYMBOLS, template
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def two_conventions(
     import plotly.graph_objects as go
     from plotly.subplots import make_subplots
 
-    figure = make_subplots(1, len(nulls), subplot_titles=list(nulls), horizontal_spacing=0.09)
+    figure = make_subplots(1, len(nulls), subplot_titles=list(map(as_text, nulls)), horizontal_spacing=0.09)
     for column, (name, null) in enumerate(nulls.items(), 1):
         first = column == 1
         edges = np.linspace(0.0, 1.0, 101)
@@ -59,7 +60,9 @@ def two_conventions(
         figure.update_yaxes(range=[0, top], row=1, col=column)
     figure.update_yaxes(tickformat=".0%")
     figure.update_yaxes(title="share of permutations", row=1, col=1)
-    figure.update_layout(template=template(), title=title, width=1060, height=430, margin_t=125, bargap=0, legend=legend_above(430))
+    figure.update_layout(
+        template=template(), title=as_text(title), width=1060, height=430, margin_t=125, bargap=0, legend=legend_above(430)
+    )
     return figure
 
 
@@ -88,7 +91,7 @@ def units(table: pd.DataFrame, *, title: str = "The same rows in other units") -
     figure.update_xaxes(type="log", title="sum of squares of the centred rows", exponentformat="power", dtick=1)
     figure.update_yaxes(title="principal components kept", rangemode="tozero", row=1, col=1)
     figure.update_yaxes(title="SVCCA", range=[0, 1.02], row=1, col=2)
-    figure.update_layout(template=template(), title=title, width=1060, height=420, legend={"x": 1.02, "y": 1})
+    figure.update_layout(template=template(), title=as_text(title), width=1060, height=420, legend={"x": 1.02, "y": 1})
     return figure
 
 
@@ -116,7 +119,7 @@ def null_means(
     figure = go.Figure()
     for index, (name, table) in enumerate(tables.items()):
         rows = table[table["measure"] == "svcca_authors"]
-        figure.add_scatter(x=rows["n_pairs"], y=rows["null_mean"], mode="markers", name=name,
+        figure.add_scatter(x=rows["n_pairs"], y=rows["null_mean"], mode="markers", name=as_text(name),
                            marker={"symbol": SYMBOLS[index], "size": 8, "color": OKABE_ITO[index], "opacity": 0.7})  # fmt: skip
     figure.add_scatter(x=theory["n_pairs"], y=theory["null_mean"], mode="lines", name="theory: one component, √(2/(πN))",
                        line={"color": OKABE_ITO[5], "width": 2.5})  # fmt: skip
@@ -130,7 +133,7 @@ def null_means(
                            name="published, range of all cells", line={"color": INK, "dash": "dot", "width": 1.5})  # fmt: skip
     figure.update_xaxes(type="log", title="pairs of latents N", dtick=1, exponentformat="power")
     figure.update_yaxes(type="log", title="mean under permuted rows", dtick=1, exponentformat="power")
-    figure.update_layout(template=template(), title=title, width=980, height=440, legend={"x": 1.02, "y": 1})
+    figure.update_layout(template=template(), title=as_text(title), width=980, height=440, legend={"x": 1.02, "y": 1})
     return figure
 
 
@@ -150,7 +153,7 @@ def heat_maps(table: pd.DataFrame, columns: Sequence[tuple[str, str]], *, title:
 
     across = min(3, len(columns))
     down = -(-len(columns) // across)
-    heads = [NAMES.get(column, f"{NAMES[measure]}{_HEADS.get(column, ', ' + column)}") for measure, column in columns]
+    heads = [as_text(NAMES.get(column, f"{NAMES[measure]}{_HEADS.get(column, ', ' + column)}")) for measure, column in columns]
     figure = make_subplots(down, across, subplot_titles=heads, horizontal_spacing=0.12, vertical_spacing=0.13)
     for index, (measure, column) in enumerate(columns):
         place = {"row": index // across + 1, "col": index % across + 1}
@@ -171,7 +174,7 @@ def heat_maps(table: pd.DataFrame, columns: Sequence[tuple[str, str]], *, title:
                                     colorscale=SEQUENTIAL, colorbar=bar, xgap=1, ygap=1, **limits), **place)  # fmt: skip
         figure.update_xaxes(showgrid=False, **place)
         figure.update_yaxes(showgrid=False, **place)
-    figure.update_layout(template=template(), title=title, width=1100, height=130 + 270 * down, margin_t=100)
+    figure.update_layout(template=template(), title=as_text(title), width=1100, height=130 + 270 * down, margin_t=100)
     return figure
 
 
@@ -202,9 +205,9 @@ def published_maps(published: pd.DataFrame, setting: str, *, title: str) -> go.F
         names = [[f"L{int(layer)}" for layer in axis] for axis in (wide.columns, wide.index)]
         figure.add_trace(go.Heatmap(z=wide.to_numpy(), x=names[0], y=names[1], texttemplate="%{z:.2f}", colorscale=SEQUENTIAL, colorbar=bar,
                                     xgap=1, ygap=1, zmin=0, zmax=0.7 if column == 1 else 0.25), 1, column)  # fmt: skip
-    figure.update_xaxes(showgrid=False, title=chosen["setting"].iloc[0].split(" x ")[1].split(" (")[0])
-    figure.update_yaxes(showgrid=False, title=chosen["setting"].iloc[0].split(" (")[0])
-    figure.update_layout(template=template(), title=title, width=1100, height=380, margin_t=90)
+    figure.update_xaxes(showgrid=False, title=as_text(chosen["setting"].iloc[0].split(" x ")[1].split(" (")[0]))
+    figure.update_yaxes(showgrid=False, title=as_text(chosen["setting"].iloc[0].split(" (")[0]))
+    figure.update_layout(template=template(), title=as_text(title), width=1100, height=380, margin_t=90)
     return figure
 
 
@@ -230,7 +233,7 @@ def concepts(
     from plotly.subplots import make_subplots
 
     sizes = table.groupby("concept")["n_pairs"].first().sort_values()
-    labels = [f"{name} ({count})" for name, count in sizes.items()]
+    labels = [f"{as_text(name)} ({count})" for name, count in sizes.items()]
     figure = make_subplots(1, len(measures), subplot_titles=[NAMES[name] for name in measures], shared_yaxes=True, horizontal_spacing=0.03)
     for column, measure in enumerate(measures, 1):
         rows = table[table["measure"] == measure].set_index("concept").loc[sizes.index]
@@ -257,5 +260,5 @@ def concepts(
         figure.update_xaxes(range=[-0.35 if measure in ("rsa", "cka_debiased") else -0.03, 1.04], row=1, col=column)
     figure.update_yaxes(title="concept (pairs)", row=1, col=1)
     height = 220 + 32 * len(labels)
-    figure.update_layout(template=template(), title=title, width=1100, height=height, margin_t=125, legend=legend_above(height))
+    figure.update_layout(template=template(), title=as_text(title), width=1100, height=height, margin_t=125, legend=legend_above(height))
     return figure
