@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from workbench.errors import InputError, IntegrityError, NotFoundError, StorageError
-from workbench.results import Result, array_sha256, check_convention, file_sha256, monte_carlo_p, provenance, write_atomically
+from workbench.keeping import array_sha256, file_sha256, replace_file
+from workbench.results import Result, check_convention, monte_carlo_p, provenance
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -150,10 +151,10 @@ def test_provenance_names_inputs_versions_and_seed():
 
 def test_writing_is_all_or_nothing(tmp_path, monkeypatch):
     target = tmp_path / "file"
-    write_atomically(target, b"former")
+    replace_file(target, b"former")
     monkeypatch.setattr(os, "replace", lambda *paths: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     with pytest.raises(StorageError, match="No space left"):
-        write_atomically(target, b"later")
+        replace_file(target, b"later")
     monkeypatch.undo()
     assert target.read_bytes() == b"former"
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
@@ -162,9 +163,9 @@ def test_writing_is_all_or_nothing(tmp_path, monkeypatch):
 def test_a_full_disk_is_a_storage_error(tmp_path):
     """A file-size limit of the process stands in for a full disk: the kernel refuses the write either way."""
     code = (
-        "import resource, signal; from workbench.results import write_atomically; from workbench.errors import StorageError\n"
+        "import resource, signal; from workbench.keeping import replace_file; from workbench.errors import StorageError\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
-        f"try: write_atomically({str(tmp_path / 'big')!r}, bytes(5000))\n"
+        f"try: replace_file({str(tmp_path / 'big')!r}, bytes(5000))\n"
         "except StorageError as error: print('refused', error)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)

@@ -1,8 +1,12 @@
 """What every analysis returns: a frozen dataclass of named arrays and scalars that can be tabled, saved and traced.
 
-1. `Result.save` writes arrays to one npz (no pickle) and the rest, with the npz's SHA-256, to one json beside it.
-2. `Result.load` checks that hash, the class name and the fields before it builds anything.
-3. `provenance` records hashes of the inputs, the parameters, the library versions and the seed.
+1. `Result.save` writes arrays to one npz (no pickle) and the rest, with the npz's SHA-256, to one sealed json beside it; the two are
+   replaced as one.
+2. `Result.load` checks every byte, the class name and the fields before it builds anything; types and bits come back as they were.
+3. `Result.summary` tables every number that a result reports.
+4. `provenance` records hashes of the inputs, the parameters, the library versions and the seed.
+
+Source: Davison and Hinkley 1997, section 4.2 (the p rule).
 """
 
 from __future__ import annotations
@@ -13,91 +17,21 @@ import functools
 import hashlib
 import importlib.metadata
 import io
-import json
+import numbers
 import os
-import tempfile
-import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from workbench.errors import InputError, IntegrityError, NotFoundError, StorageError, fail
+from workbench.errors import InputError, IntegrityError, NotFoundError, fail
+from workbench.keeping import array_sha256, read_bytes, read_npz, read_pair, reading, replace_pair, seal, unseal
+from workbench.keeping.values import pack, unpack
 
 VERSIONED = ("sae-workbench", "numpy", "scipy", "scikit-learn", "torch", "transformer-lens", "sae-lens", "transformers", "umap-learn")
-
-
-def cache_folder() -> Path:
-    """Where what can be computed again is kept: `WORKBENCH_CACHE`, else `~/.cache/sae-workbench`."""
-    return Path(os.environ.get("WORKBENCH_CACHE") or "~/.cache/sae-workbench").expanduser()
-
-
-def write_atomically(path: str | os.PathLike, content: bytes) -> None:
-    """Write `content` to `path` so that a reader sees all of it or nothing, also after a kill or a full disk.
-
-    Raises
-    ------
-    StorageError
-        When the disk is full or read-only; no partial file is left.
-    """
-    path = Path(path)
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=".part", delete=False) as handle:
-            temporary = Path(handle.name)
-            handle.write(content)
-            handle.flush()
-            os.fsync(handle.fileno())
-        # A temporary file is private; the finished one gets what open() would have given it.
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        os.replace(temporary, path)
-    except OSError as error:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
-        fail(
-            StorageError,
-            f"{path} could not be written ({error.strerror or error})",
-            f"{len(content):,} bytes of writable space there",
-            "free some space or choose a folder you may write to",
-            cause=error,
-        )
-
-
-def file_sha256(path: str | os.PathLike) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal."""
-    with open(path, "rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
-
-
-def as_numpy(array: Any) -> np.ndarray:
-    """A numpy array of what the caller has (numpy, torch on any device, a list), of its own dtype; bfloat16 becomes float32."""
-    if not hasattr(array, "detach"):
-        return np.asarray(array)
-    tensor = array.detach().cpu()
-    return (tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor).numpy()
-
-
-def array_sha256(array: Any) -> str:
-    """SHA-256 of an array's dtype, shape and values (numpy, torch or scipy.sparse), in hexadecimal."""
-    if hasattr(array, "tocsr"):
-        csr = array.tocsr()
-        parts = [csr.indptr, csr.indices, csr.data]
-    else:
-        array = array.detach().cpu().float().numpy() if hasattr(array, "detach") else np.asarray(array)
-        parts = [array]
-    digest = hashlib.sha256(str(tuple(array.shape)).encode())
-    for part in parts:
-        part = np.ascontiguousarray(part)
-        digest.update(str(part.dtype).encode())
-        digest.update(part.astype(str).tobytes() if part.dtype == object else part.tobytes())
-    return digest.hexdigest()
-
-
 CONVENTIONS = ("textbook", "authors")
+_FEW = 8  # items of a list that get a row each in a summary
 
 
 def check_convention(convention: str) -> None:
@@ -154,7 +88,7 @@ def _versions() -> dict[str, str]:
 
 
 def _plain(value: Any) -> Any:
-    """The JSON form of a value; numpy scalars become Python's, mappings and sequences are walked."""
+    """The JSON form of a parameter; numpy scalars become Python's, mappings and sequences are walked."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
@@ -165,12 +99,8 @@ def _plain(value: Any) -> Any:
         return str(value)
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
-    fail(
-        InputError,
-        f"a {type(value).__name__} cannot be stored in a result",
-        "arrays, numbers, strings, tables and nests of these",
-        "convert it before building the result",
-    )
+    fail(InputError, f"a {type(value).__name__} cannot be stored in a result", "arrays, numbers, strings, tables and nests of these",
+         "convert it before building the result")
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -185,7 +115,10 @@ class Result:
         Result._classes[cls.__name__] = cls
 
     def summary(self):
-        """A tidy table: one row for each scalar field; arrays by shape, mean, minimum and maximum.
+        """A tidy table of every number the result reports.
+
+        Fields and properties that are numbers or words have a row each, so have the items of mappings and short lists; arrays, and the
+        columns of tables, have one with shape, mean, minimum and maximum.
 
         Returns
         -------
@@ -193,39 +126,31 @@ class Result:
         """
         import pandas as pd
 
-        rows = []
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if field.name == "provenance":
-                continue
-            if isinstance(value, Result):
-                nested = value.summary()
-                nested.insert(0, "field", [f"{field.name}.{name}" for name in nested.pop("field")]) if "field" in nested else None
-                rows.extend(nested.to_dict("records"))
-            elif isinstance(value, np.ndarray) and value.ndim and value.dtype.kind in "iufb":
-                rows.append(_array_row(field.name, value))
-            elif isinstance(value, (bool, int, float, str, np.generic)) or value is None:
-                rows.append({"field": field.name, "value": value})
+        names = [field.name for field in dataclasses.fields(self) if field.name != "provenance"]
+        derived = [name for name in _properties(type(self)) if name not in names]
+        rows = [row for name in names for row in _rows(name, getattr(self, name))]
+        rows += [row for name in derived if isinstance(value := getattr(self, name), (numbers.Number, np.generic, Mapping, tuple, str))
+                 for row in _rows(name, value)]
         return pd.DataFrame(rows, columns=["field", "value", "shape", "mean", "minimum", "maximum"])
 
     def save(self, path: str | os.PathLike) -> Path:
-        """Write `<path>.npz` and `<path>.json`; returns the json's path.
+        """Write `<path>.npz` and `<path>.json`, replacing what was there as one; returns the json's path.
 
         Raises
         ------
+        InputError
+            For a field that cannot be stored; nothing is written.
         StorageError
-            When the folder cannot be written; nothing half-written is left.
+            When the folder cannot be written; what was there is left.
         """
         arrays: dict[str, np.ndarray] = {}
         document = _pack(self, "", arrays)
-        stem = _stem(path)
+        index, data = _places(path)
         buffer = io.BytesIO()
         np.savez_compressed(buffer, **arrays)
-        document["npz_sha256"] = hashlib.sha256(buffer.getvalue()).hexdigest()
-        write_atomically(stem.with_name(stem.name + ".npz"), buffer.getvalue())
-        target = stem.with_name(stem.name + ".json")
-        write_atomically(target, json.dumps(document, indent=1).encode())
-        return target
+        content = buffer.getvalue()
+        replace_pair(index, seal({"npz_sha256": hashlib.sha256(content).hexdigest(), "arrays": sorted(arrays), **document}), data, content)
+        return index
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> Self:
@@ -238,34 +163,57 @@ class Result:
         IntegrityError
             When they are truncated, changed since they were written, or hold another class.
         """
-        stem = _stem(path)
-        json_path, npz_path = stem.with_name(stem.name + ".json"), stem.with_name(stem.name + ".npz")
-        for part in (json_path, npz_path):
-            if not part.is_file():
-                fail(
-                    NotFoundError,
-                    f"{part} does not exist",
-                    "the two files that save() wrote",
-                    "check the path, or compute and save the result again",
-                )
-        try:
-            document = json.loads(json_path.read_text())
-            if document["npz_sha256"] != file_sha256(npz_path):
-                raise ValueError("the npz is not the one that was written with this json")
-            with np.load(npz_path, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in file.files}
-            result = _unpack(document, arrays)
-        except (ValueError, KeyError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
-            fail(
-                IntegrityError,
-                f"{stem} cannot be read ({error})",
-                "the two files as save() wrote them",
-                "compute and save the result again",
-                cause=error,
-            )
+        index, data = _places(path)
+        for part in (index, data):
+            if not part.exists():
+                fail(NotFoundError, f"{part} does not exist", "the two files that save() wrote",
+                     "check the path, or compute and save the result again")
+        with reading(index.with_suffix(""), "the two files as save() wrote them", "compute and save the result again"):
+            content, packed = read_pair(index, data, read_bytes, lambda content: unseal(content)["npz_sha256"])
+            document = unseal(content)
+            result = _unpack(document, read_npz(packed, document["arrays"]))
         if not isinstance(result, cls):
-            fail(IntegrityError, f"{stem} holds a {type(result).__name__}", f"a {cls.__name__}", f"use {type(result).__name__}.load")
+            fail(IntegrityError, f"{index} holds a {type(result).__name__}", f"a {cls.__name__}", f"use {type(result).__name__}.load")
         return result
+
+
+def _properties(cls: type) -> list[str]:
+    """Names of the public properties that a result's own classes define, those of the base first."""
+    found = [name for kind in reversed(cls.__mro__) for name, value in vars(kind).items()
+             if isinstance(value, (property, functools.cached_property)) and not name.startswith("_")]
+    return list(dict.fromkeys(found))
+
+
+def _rows(name: str, value: Any) -> Iterator[dict]:
+    """Rows of a summary."""
+    import pandas as pd
+    import scipy.sparse as sp
+
+    if isinstance(value, Result):
+        nested = value.summary()
+        if "field" in nested:
+            yield from nested.assign(field=[f"{name}.{field}" for field in nested["field"]]).to_dict("records")
+        else:  # a class with a table of its own
+            yield from _rows(name, nested)
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _rows(f"{name}.{key}", item)
+    elif isinstance(value, pd.DataFrame):
+        for i, column in enumerate(value.columns):
+            yield from _rows(f"{name}.{column}", value.iloc[:, i].to_numpy())
+    elif isinstance(value, (list, tuple)):
+        if len(value) > _FEW and all(isinstance(item, numbers.Number) for item in value):
+            yield _array_row(name, np.asarray(value))
+        elif len(value) <= _FEW or any(isinstance(item, Result) for item in value):
+            for i, item in enumerate(value):
+                yield from _rows(f"{name}[{i}]", item)
+    elif sp.issparse(value):
+        yield _array_row(name, value.data) | {"shape": str(value.shape)}
+    elif isinstance(value, np.ndarray) and value.ndim:
+        if value.dtype.kind in "iufb":
+            yield _array_row(name, value)
+    elif isinstance(value, (numbers.Number, str, np.generic)) or value is None:
+        yield {"field": name, "value": value}
 
 
 def _array_row(name: str, value: np.ndarray) -> dict:
@@ -273,63 +221,35 @@ def _array_row(name: str, value: np.ndarray) -> dict:
     if value.size:
         finite = value[np.isfinite(value)] if value.dtype.kind == "f" else value
         if finite.size:
-            row |= {"mean": float(finite.mean()), "minimum": float(finite.min()), "maximum": float(finite.max())}
+            row |= {"mean": float(finite.mean(dtype=np.float64)), "minimum": float(finite.min()), "maximum": float(finite.max())}
     return row
 
 
-def _stem(path: str | os.PathLike) -> Path:
+def _places(path: str | os.PathLike) -> tuple[Path, Path]:
+    """Of the json and of the npz."""
     path = Path(path)
-    return path.with_suffix("") if path.suffix in (".npz", ".json") else path
+    stem = path.with_suffix("") if path.suffix in (".npz", ".json") else path
+    return stem.with_name(stem.name + ".json"), stem.with_name(stem.name + ".npz")
 
 
 def _pack(result: Result, prefix: str, arrays: dict[str, np.ndarray]) -> dict:
-    fields = {}
-    for field in dataclasses.fields(result):
-        fields[field.name] = _pack_value(getattr(result, field.name), prefix + field.name, arrays)
+    def nested(value: Any, name: str) -> Any:
+        return {"result": _pack(value, name + "/", arrays)} if isinstance(value, Result) else None
+
+    fields = {field.name: pack(getattr(result, field.name), prefix + field.name, arrays, nested) for field in dataclasses.fields(result)}
     return {"class": type(result).__name__, "fields": fields}
 
 
-def _pack_value(value: Any, key: str, arrays: dict[str, np.ndarray]) -> Any:
-    import pandas as pd
-    import scipy.sparse as sp
-
-    if isinstance(value, Result):
-        return {"result": _pack(value, key + "/", arrays)}
-    if isinstance(value, np.ndarray):
-        arrays[key] = value.astype(str) if value.dtype == object else value
-        return {"array": key}
-    if sp.issparse(value):
-        csr = value.tocsr()
-        arrays[key + ".data"], arrays[key + ".indices"], arrays[key + ".indptr"] = csr.data, csr.indices, csr.indptr
-        return {"csr": key, "shape": list(csr.shape)}
-    if isinstance(value, pd.DataFrame):
-        return {"table": value.to_json(orient="split", double_precision=15)}
-    if isinstance(value, Mapping) and any(isinstance(item, (np.ndarray, Result)) for item in value.values()):
-        return {"mapping": [[str(name), _pack_value(item, f"{key}/{name}", arrays)] for name, item in value.items()]}
-    return {"tuple": _plain(value)} if isinstance(value, tuple) else {"value": _plain(value)}
-
-
 def _unpack(document: dict, arrays: Mapping[str, np.ndarray]) -> Result:
+    def nested(kind: str, content: Any) -> Any:
+        if kind != "result":
+            raise ValueError(f"it holds a value of the unknown kind {kind!r}")
+        return _unpack(content, arrays)
+
     cls = Result._classes.get(document["class"])
     if cls is None:
         raise ValueError(f"no result class is called {document['class']!r}; import the module that defines it")
     known = {field.name for field in dataclasses.fields(cls)}
-    return cls(**{name: _unpack_value(item, arrays) for name, item in document["fields"].items() if name in known})
-
-
-def _unpack_value(item: dict, arrays: Mapping[str, np.ndarray]) -> Any:
-    import pandas as pd
-    import scipy.sparse as sp
-
-    if "result" in item:
-        return _unpack(item["result"], arrays)
-    if "array" in item:
-        return arrays[item["array"]]
-    if "csr" in item:
-        key = item["csr"]
-        return sp.csr_matrix((arrays[key + ".data"], arrays[key + ".indices"], arrays[key + ".indptr"]), shape=tuple(item["shape"]))
-    if "table" in item:
-        return pd.read_json(io.StringIO(item["table"]), orient="split", precise_float=True)
-    if "mapping" in item:
-        return {name: _unpack_value(value, arrays) for name, value in item["mapping"]}
-    return tuple(item["tuple"]) if "tuple" in item else item["value"]
+    if unknown := sorted(set(document["fields"]) - known):
+        raise ValueError(f"a {cls.__name__} of this version has no field {', '.join(unknown)}")
+    return cls(**{name: unpack(item, arrays, nested) for name, item in document["fields"].items()})

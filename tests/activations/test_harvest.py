@@ -126,13 +126,13 @@ KILLED = """
 import sys, time
 import workbench.activations
 inner, folder = sys.modules["workbench.activations.harvest"], sys.argv[2]  # the module; the package's attribute is the function
-write = inner.write_atomically
+write = inner.replace_file
 def slowly(path, content):
     write(path, content)
     if "shard-00001" in str(path):
         print("ready", flush=True)
         time.sleep(60)
-inner.write_atomically = slowly
+inner.replace_file = slowly
 import numpy as np
 from transformer_lens.model_bridge import TransformerBridge
 from workbench.sources.tokens import Tokens

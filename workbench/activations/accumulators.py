@@ -16,8 +16,9 @@ from typing import Any, Self
 import numpy as np
 import scipy.sparse as sp
 
+from workbench.arrays import as_numpy
 from workbench.errors import InputError, MismatchError, fail
-from workbench.results import Result, as_numpy
+from workbench.results import Result
 
 _ROWS = 8_192  # rows turned to float64 at a time, so that a chunk is never held twice
 

@@ -28,7 +28,8 @@ from workbench.activations.selection import encode_topk, topk_places
 from workbench.activations.shards import CodesWriter
 from workbench.activations.store import ActivationStore
 from workbench.errors import InputError, IntegrityError, NotFoundError, StorageError, WorkbenchWarning, fail
-from workbench.results import array_sha256, cache_folder, provenance
+from workbench.keeping import array_sha256, cache_folder
+from workbench.results import provenance
 
 if TYPE_CHECKING:
     import torch

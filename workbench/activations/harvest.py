@@ -37,7 +37,8 @@ from workbench.activations.positions import attended
 from workbench.activations.store import FORMAT, MANIFEST, ActivationStore, read_manifest, shard_name
 from workbench.activations.threads import on_all_cores
 from workbench.errors import InputError, IntegrityError, MismatchError, NotFoundError, StorageError, fail
-from workbench.results import cache_folder, file_sha256, provenance, write_atomically
+from workbench.keeping import cache_folder, file_sha256, replace_file
+from workbench.results import provenance
 from workbench.sources.tokens import Tokens
 
 _SHARD_BYTES = 64 << 20
@@ -240,7 +241,7 @@ def _write_all(model: Any, names: list[str], tokens: Tokens, seen: np.ndarray, f
         for index in todo:
             first, last = index * step, min((index + 1) * step, n)
             content = _compute(run, tokens.ids, seen, first, last, manifest, device, bar)
-            write_atomically(folder / shard_name(index), content)
+            replace_file(folder / shard_name(index), content)
             done[index] = {"index": index, "file": shard_name(index), "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
             manifest["shards"] = [done[i] for i in sorted(done)]
             _save_manifest(folder, manifest)
@@ -290,6 +291,6 @@ def _check_space(folder: Path, required: int) -> None:
 
 
 def _save_manifest(folder: Path, manifest: dict) -> None:
-    write_atomically(folder / MANIFEST, json.dumps(manifest, indent=1).encode())
+    replace_file(folder / MANIFEST, json.dumps(manifest, indent=1).encode())
 
 

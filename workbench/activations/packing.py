@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
+from workbench.arrays import as_numpy
 from workbench.errors import InputError, fail
-from workbench.results import as_numpy
 
 
 def pack_prompts(prompts: Any, *, context: int, bos_id: int, pad_id: int, separator: Sequence[int] = ()) -> Int[np.ndarray, "m context"]:

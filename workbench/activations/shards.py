@@ -19,7 +19,7 @@ import scipy.sparse as sp
 
 from workbench.activations.store import MANIFEST, check_shard, load_rows, read_manifest, shard_name
 from workbench.errors import StorageError, fail
-from workbench.results import write_atomically
+from workbench.keeping import replace_file
 from workbench.sources.tokens import Tokens
 
 FORMAT = "sae-workbench codes 1"
@@ -48,12 +48,12 @@ class CodesWriter:
         name = shard_name(len(self.manifest["shards"]))
         content = save({"data": piece.data.astype(np.float32, copy=False), "indices": piece.indices.astype(np.int32, copy=False),
                         "sizes": np.diff(piece.indptr).astype(np.int32), "keep": keep.astype(np.uint8)})
-        write_atomically(self.path / name, content)
+        replace_file(self.path / name, content)
         self.manifest["shards"].append({"file": name, "rows": piece.shape[0], "sha256": hashlib.sha256(content).hexdigest()})
 
     def close(self) -> Path:
         """Write the manifest."""
-        write_atomically(self.path / MANIFEST, json.dumps(self.manifest, indent=1).encode())
+        replace_file(self.path / MANIFEST, json.dumps(self.manifest, indent=1).encode())
         return self.path
 
 

@@ -23,7 +23,7 @@ from jaxtyping import Bool, Float32, Int
 
 from workbench.activations.capture import model_sha256
 from workbench.errors import InputError, IntegrityError, MismatchError, NotFoundError, fail
-from workbench.results import file_sha256
+from workbench.keeping import file_sha256
 from workbench.sources.tokens import Tokens
 
 FORMAT = "sae-workbench activations 1"

@@ -23,9 +23,10 @@ from typing import Any
 
 import numpy as np
 
+from workbench.arrays import as_numpy
 from workbench.circuits.small_sae import activations, train_small_saes
 from workbench.errors import InputError, fail
-from workbench.results import Result, as_numpy, provenance
+from workbench.results import Result, provenance
 
 FEWEST = 5  # examples; with fewer, which codes occur at all is chance
 _MEMORY = 8 << 20  # bytes of activations at once when codes are read off: what a cache holds

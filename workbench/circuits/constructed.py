@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
-from workbench.results import write_atomically
+from workbench.keeping import replace_file
 
 NAME = "constructed-induction"
 CIRCUIT = frozenset({(0, 2), (2, 5)})
@@ -71,12 +71,12 @@ def build_constructed_model(folder: str | os.PathLike, *, seed: int = 0) -> Path
         "tie_word_embeddings": False, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2,
         "attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0,
     }  # fmt: skip
-    write_atomically(folder / "model.safetensors", save(_weights(seed), metadata={"format": "pt"}))
-    write_atomically(folder / "config.json", json.dumps(config, indent=1).encode())
-    write_atomically(folder / "tokenizer.json", _tokenizer())
+    replace_file(folder / "model.safetensors", save(_weights(seed), metadata={"format": "pt"}))
+    replace_file(folder / "config.json", json.dumps(config, indent=1).encode())
+    replace_file(folder / "tokenizer.json", _tokenizer())
     special = {"bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>"}
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": N_POSITIONS, **special}
-    write_atomically(folder / "tokenizer_config.json", json.dumps(settings, indent=1).encode())
+    replace_file(folder / "tokenizer_config.json", json.dumps(settings, indent=1).encode())
     return folder
 
 

@@ -20,8 +20,9 @@ from typing import Any
 
 import numpy as np
 
+from workbench.arrays import as_numpy
 from workbench.errors import InputError, fail
-from workbench.results import Result, as_numpy, monte_carlo_p, provenance
+from workbench.results import Result, monte_carlo_p, provenance
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)

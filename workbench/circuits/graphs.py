@@ -25,7 +25,7 @@ from workbench.circuits.latents import _site
 from workbench.circuits.patching import metric_of
 from workbench.circuits.running import forward, frozen, rooted, token_ids
 from workbench.errors import InputError, fail
-from workbench.results import write_atomically
+from workbench.keeping import replace_file
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -263,8 +263,8 @@ def write_circuit_tracer(graph: nx.DiGraph, folder: str | os.PathLike, *, slug: 
     folder = Path(folder)
     target, index = folder / f"{slug}.json", folder / "graph-metadata.json"
     listed = json.loads(index.read_text())["graphs"] if index.is_file() else []
-    write_atomically(target, json.dumps(document, indent=1).encode())
-    write_atomically(index, json.dumps({"graphs": [*(one for one in listed if one["slug"] != slug), metadata]}, indent=1).encode())
+    replace_file(target, json.dumps(document, indent=1).encode())
+    replace_file(index, json.dumps({"graphs": [*(one for one in listed if one["slug"] != slug), metadata]}, indent=1).encode())
     return target
 
 

@@ -31,7 +31,8 @@ from workbench.circuits.prompts import CORRUPTION, EDGE_CORRUPTION
 from workbench.circuits.sign_flips import max_t
 from workbench.circuits.tasks import task as make_task
 from workbench.errors import InputError, fail
-from workbench.results import Result, provenance, write_atomically
+from workbench.keeping import replace_file
+from workbench.results import Result, provenance
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -193,7 +194,7 @@ def _write(tables: Sequence[pd.DataFrame], model: Any, folder: Path) -> Path:
     import pandas as pd
 
     target = folder / f"{str(model.cfg.model_name).split('/')[-1]}.csv"
-    write_atomically(target, pd.concat(tables, ignore_index=True).to_csv(index=False, float_format="%.5g").encode())
+    replace_file(target, pd.concat(tables, ignore_index=True).to_csv(index=False, float_format="%.5g").encode())
     return target
 
 

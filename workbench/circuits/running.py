@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from workbench.arrays import as_numpy
 from workbench.errors import InputError, MismatchError, fail
-from workbench.results import as_numpy
 
 
 def head_sites(model: Any) -> list[str]:

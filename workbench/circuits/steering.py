@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 from scipy.special import log_softmax
 
+from workbench.arrays import as_numpy
 from workbench.circuits.running import forward, token_ids
 from workbench.errors import InputError, MismatchError, fail
-from workbench.results import Result, as_numpy, provenance
+from workbench.results import Result, provenance
 
 POSITIONS = ("all", "last")
 BATCH = 256  # directions or prompts in one forward pass

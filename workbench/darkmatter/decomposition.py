@@ -26,6 +26,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from workbench.activations.streaming import map_reduce
+from workbench.arrays import as_numpy
 from workbench.darkmatter.bootstrap import interval
 from workbench.darkmatter.chunks import Chunks
 from workbench.darkmatter.moments import ErrorMoments, PairMoments
@@ -33,7 +34,8 @@ from workbench.darkmatter.ridge import LinearFit, RidgePath, choose_penalties, r
 from workbench.darkmatter.splits import TEST
 from workbench.darkmatter.tokens import TokenErrors, draws
 from workbench.errors import InputError, WorkbenchWarning, fail
-from workbench.results import CONVENTIONS, Result, array_sha256, as_numpy, check_convention, monte_carlo_p, provenance
+from workbench.keeping import array_sha256
+from workbench.results import CONVENTIONS, Result, check_convention, monte_carlo_p, provenance
 
 FEWEST, ENOUGH = 30, 100  # tokens a dimension: below the first the fit is refused, below the second it warns
 

@@ -22,10 +22,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
+from workbench.arrays import as_numpy
 from workbench.darkmatter.bootstrap import interval
 from workbench.darkmatter.decomposition import decompose_error
 from workbench.errors import InputError, fail
-from workbench.results import Result, as_numpy, provenance
+from workbench.results import Result, provenance
 
 if TYPE_CHECKING:
     import pandas as pd

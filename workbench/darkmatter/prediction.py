@@ -21,11 +21,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from workbench.arrays import as_numpy
 from workbench.darkmatter.bootstrap import bootstrap, interval, sums_by_document
 from workbench.darkmatter.decomposition import ErrorDecomposition
 from workbench.darkmatter.regression import HeldOut, held_out, matrix_of, split_rows
 from workbench.errors import InputError, fail
-from workbench.results import Result, as_numpy, monte_carlo_p, provenance
+from workbench.results import Result, monte_carlo_p, provenance
 
 VECTORS = ("x", "Sae(x)", "Sae(x) + nonlinear", "error", "linear", "nonlinear")
 

@@ -19,8 +19,8 @@ import numpy as np
 import scipy.sparse as sp
 from jaxtyping import Float, Int
 
+from workbench.arrays import as_numpy
 from workbench.errors import InputError, fail
-from workbench.results import as_numpy
 
 _BATCH_BYTES = 4 << 20  # of a batch's (tokens, F) gradients: they stay in the processor's cache between the product and the search
 _ELSEWHERE = 1 << 30

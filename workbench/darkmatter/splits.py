@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Int8, UInt64
 
+from workbench.arrays import as_numpy
 from workbench.errors import InputError, fail
-from workbench.results import as_numpy
 
 BLOCK = 256  # rows of a block where no documents are given: the context of most SAE training
 SHORT = 16 * BLOCK  # rows below which sixteen shorter blocks are made, so that there is something to split

@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from workbench.arrays import as_numpy
 from workbench.darkmatter.bootstrap import bootstrap, interval, sums_by_document
 from workbench.darkmatter.regression import split_rows
 from workbench.errors import InputError, fail
-from workbench.results import Result, as_numpy, monte_carlo_p, provenance
+from workbench.results import Result, monte_carlo_p, provenance
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)

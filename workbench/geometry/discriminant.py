@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
+from workbench.arrays import as_numpy
 from workbench.errors import InputError, fail
-from workbench.results import as_numpy
 
 
 def discriminant_axes(

@@ -30,8 +30,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Int64
 
+from workbench.arrays import as_numpy
 from workbench.errors import InputError, WorkbenchError, WorkbenchWarning, fail
-from workbench.results import array_sha256, as_numpy, cache_folder, write_atomically
+from workbench.keeping import array_sha256, cache_folder, replace_file
 
 METRICS = ("cosine", "euclidean")
 _LAYOUT_VERSION = 1  # raised when this module would lay the same points out differently, so that older cache files are not used
@@ -290,7 +291,7 @@ def _write(path: Path, layout: np.ndarray) -> None:
     from safetensors.numpy import save
 
     try:
-        write_atomically(path, save({"layout": layout}, metadata={"sha256": array_sha256(layout)}))
+        replace_file(path, save({"layout": layout}, metadata={"sha256": array_sha256(layout)}))
     except WorkbenchError as error:  # the layout is right; only the next call will have to compute it again
         warnings.warn(f"The layout was computed but not kept: {error}", WorkbenchWarning, stacklevel=3)
 

@@ -22,10 +22,11 @@ import numpy as np
 import scipy.sparse as sp
 from jaxtyping import Float, Int
 
+from workbench.arrays import as_numpy
 from workbench.errors import InputError, fail
 from workbench.geometry.agreement import against_null, ami_with_null
 from workbench.geometry.cooccurrence import _binary
-from workbench.results import Result, as_numpy, provenance
+from workbench.results import Result, provenance
 
 _WORD = re.compile(r"[A-Za-z][a-z]+")
 _STRING = re.compile(r"'[^'\n]*'|\"[^\"\n]*\"")

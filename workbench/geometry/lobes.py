@@ -23,13 +23,14 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from workbench.activations.threads import few_threads
+from workbench.arrays import as_numpy
 from workbench.errors import InputError, fail
 from workbench.geometry.affinities import AFFINITIES, affinity, angular_affinity
 from workbench.geometry.agreement import against_null, ami_with_null
 from workbench.geometry.cooccurrence import Cooccurrence, cooccurrence
 from workbench.geometry.layout import _matrix
 from workbench.geometry.spectral import find_lobes, spectral_lobes
-from workbench.results import Result, as_numpy, check_convention, provenance
+from workbench.results import Result, check_convention, provenance
 
 __all__ = [
     "AFFINITIES", "Cooccurrence", "LobeModularity", "affinity", "angular_affinity", "cooccurrence", "find_lobes", "lobe_modularity",

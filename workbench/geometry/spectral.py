@@ -23,8 +23,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from workbench.activations.threads import few_threads
+from workbench.arrays import as_numpy
 from workbench.errors import InputError, WorkbenchWarning, fail
-from workbench.results import as_numpy
 
 _LAPACK_UP_TO = 1024
 _BLOCK = 8  # vectors multiplied with S at once: 8 cost little more than one (S is read from memory once), more converge slower

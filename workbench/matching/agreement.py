@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from workbench.arrays import as_numpy
 from workbench.errors import InputError, fail
 from workbench.matching.nulls import benjamini_hochberg
-from workbench.results import Result, as_numpy, monte_carlo_p, provenance
+from workbench.results import Result, monte_carlo_p, provenance
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)

@@ -24,8 +24,10 @@ from jaxtyping import Bool, Float, Int
 from workbench.activations.accumulators import as_matrix
 from workbench.activations.codes import FeatureCodes
 from workbench.activations.streaming import map_reduce
+from workbench.arrays import as_numpy
 from workbench.errors import InputError, MismatchError, fail
-from workbench.results import Result, array_sha256, as_numpy, provenance
+from workbench.keeping import array_sha256
+from workbench.results import Result, provenance
 
 _CHUNK_ROWS = 16_384
 _DENSE_VALUES = 1 << 22  # float64 values of a dense block: 32 MiB

@@ -24,12 +24,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from workbench.arrays import as_numpy
 from workbench.errors import InputError, fail
 from workbench.matching.checks import check_count, check_threshold, same_width, unit_rows
 from workbench.matching.nulls import Null, RandomDirections, random_rotation
 from workbench.matching.pairing import DEFINITIONS, Pairing, Sides, criterion_of, mean_of, pair
 from workbench.matching.similarity import largest_cosines
-from workbench.results import Result, as_numpy, check_convention, provenance
+from workbench.results import Result, check_convention, provenance
 
 if TYPE_CHECKING:
     import pandas as pd

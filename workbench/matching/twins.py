@@ -21,11 +21,12 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from workbench.activations.codes import FeatureCodes
+from workbench.arrays import as_numpy
 from workbench.errors import InputError, fail
 from workbench.matching.assignment import match_latents
 from workbench.matching.correlation import correlate_latents
 from workbench.matching.nulls import RandomDirections
-from workbench.results import Result, as_numpy, provenance
+from workbench.results import Result, provenance
 
 COSINE, CORRELATION = "decoder cosine", "activation correlation"
 _BLOCK = 1 << 24  # cosines held at once

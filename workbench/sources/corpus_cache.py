@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from workbench.errors import IntegrityError, NotFoundError, StorageError
-from workbench.results import cache_folder, file_sha256, provenance
+from workbench.keeping import cache_folder, file_sha256
+from workbench.results import provenance
 from workbench.sources import text_files
 from workbench.sources.text_files import TextFile
 from workbench.sources.tokens import Tokens, bos_token, pad_token

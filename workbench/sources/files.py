@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from workbench.errors import IntegrityError, NotFoundError, fail
-from workbench.results import file_sha256, write_atomically
+from workbench.keeping import file_sha256, replace_file
 
 CARD = "README.md"
 
@@ -145,7 +145,7 @@ def write_card(folder: str | os.PathLike, front: Mapping[str, Any], body: str) -
     if hashes:
         plain["workbench"] = dict(plain.get("workbench", {})) | {"sha256": hashes}
     text = f"---\n{yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=1000)}---\n\n{body.strip()}\n"
-    write_atomically(folder / CARD, text.encode())
+    replace_file(folder / CARD, text.encode())
     return folder / CARD
 
 

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.errors import InputError, IntegrityError, NotFoundError, OfflineError, fail
+from workbench.keeping import file_sha256
 from workbench.lazy import import_libraries
-from workbench.results import file_sha256
 from workbench.sources import hub, zoo
 from workbench.sources.files import close_matches, did_you_mean, read_json, verify_weights
 

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from workbench.arrays import as_numpy
 from workbench.errors import InputError, fail
-from workbench.results import Result, as_numpy, provenance
+from workbench.results import Result, provenance
 from workbench.sources.splicing import CERecovered, ce_recovered
 
 if TYPE_CHECKING:

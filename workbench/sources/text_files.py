@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from workbench.results import file_sha256
+from workbench.keeping import file_sha256
 
 # Everything here is a dependency of the workbench itself, pinned in constraints.txt.
 PYTHON_SOURCE_PACKAGES = (

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
+from workbench.arrays import as_numpy
 from workbench.errors import InputError, fail
-from workbench.results import Result, as_numpy, provenance
+from workbench.results import Result, provenance
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.errors import IntegrityError, NotFoundError, StorageError, fail
-from workbench.results import cache_folder, file_sha256, write_atomically
+from workbench.keeping import cache_folder, file_sha256, replace_file
 from workbench.sources.files import CARD, card_numbers, did_you_mean, read_card, read_json, safe_yaml, write_card
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def write_manifest() -> dict[str, str]:
     """Hash every file of the zoo and write the manifest; returns what was written."""
     root = zoo_root()
     files = {path.relative_to(root).as_posix(): file_sha256(path) for path in _files(root)}
-    write_atomically(root / MANIFEST, (json.dumps({"files": files}, indent=1, sort_keys=True) + "\n").encode())
+    replace_file(root / MANIFEST, (json.dumps({"files": files}, indent=1, sort_keys=True) + "\n").encode())
     return files
 
 
@@ -172,7 +172,7 @@ def registry() -> dict[str, dict[str, Any]]:
     with open(path, encoding="utf-8") as handle:
         releases = safe_yaml(handle)
     with contextlib.suppress(StorageError):
-        write_atomically(parsed, json.dumps(releases).encode())
+        replace_file(parsed, json.dumps(releases).encode())
     return releases
 
 

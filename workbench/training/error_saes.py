@@ -29,7 +29,7 @@ from workbench.darkmatter.decomposition import ErrorDecomposition, decompose_err
 from workbench.darkmatter.downstream import reconstruct
 from workbench.darkmatter.splits import document_keys
 from workbench.errors import NotFoundError, fail
-from workbench.results import write_atomically
+from workbench.keeping import replace_file
 from workbench.sources.corpora import corpus
 from workbench.sources.models import load_model
 from workbench.sources.saes import load_sae
@@ -145,7 +145,7 @@ def train_error_saes(
         )
         densities.append(pd.DataFrame({"part": part, "quantile": QUANTILES, "density": np.quantile(density, QUANTILES)}))
     for name, table in (("error_saes", pd.DataFrame(measured)), ("error_saes_density", pd.concat(densities))):
-        write_atomically(data / f"{name}.csv", table.to_csv(index=False, float_format="%.6g").encode())
+        replace_file(data / f"{name}.csv", table.to_csv(index=False, float_format="%.6g").encode())
     return data / "error_saes.csv"
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from workbench.errors import InputError, MismatchError, fail
-from workbench.results import write_atomically
+from workbench.keeping import replace_file
 from workbench.sources.corpora import corpus
 from workbench.training.mixture import TaskRows
 
@@ -286,7 +286,7 @@ def _checkpoint(path: Path, config: LanguageModelConfig, step: int, model, optim
     buffer = io.BytesIO()
     state = {"config": _plain_config(config), "step": step, "model": model.state_dict()}
     torch.save(state | {"optimizers": [optimizer.state_dict() for optimizer in optimizers]}, buffer)
-    write_atomically(path, buffer.getvalue())
+    replace_file(path, buffer.getvalue())
 
 
 def _resume(path: Path, config: LanguageModelConfig, model) -> int:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.errors import InputError, fail
-from workbench.results import write_atomically
+from workbench.keeping import replace_file
 from workbench.training.saes import SAERecipe, train_sae
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def measure_pairs(
         key = _key(first, second)
         if not any(all(row[name] == key[name] for name in _KEY) for row in rows):
             rows.append(key | _overlap(first, second, activations, None if zoo is None else Path(zoo)))
-            write_atomically(target, pd.DataFrame(rows).to_csv(index=False, float_format="%.6g").encode())
+            replace_file(target, pd.DataFrame(rows).to_csv(index=False, float_format="%.6g").encode())
     return pd.DataFrame(rows)
 
 

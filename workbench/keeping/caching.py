@@ -1,0 +1,82 @@
+"""Has this been computed before? A folder for everything that can be computed again, by kind and key.
+
+1. An entry is a folder that is made beside its place and takes it when it is whole (`replacing`); it is read by the same checks as
+   anything else from a disk, so a damaged one is made again.
+2. The cache saves time and nothing else: where it cannot be written or read, the work is done, with a warning.
+3. What killed processes left in a kind's folder goes when the next entry of that kind is written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from workbench.errors import IntegrityError, NotFoundError, StorageError, WorkbenchWarning, fail
+from workbench.keeping.replacing import replaced_folder, settle, sweep
+
+T = TypeVar("T")
+
+
+def cache_folder() -> Path:
+    """Where what can be computed again is kept: `WORKBENCH_CACHE`, else `~/.cache/sae-workbench`. Raises StorageError without a home."""
+    chosen = os.environ.get("WORKBENCH_CACHE") or "~/.cache/sae-workbench"
+    try:
+        return Path(os.path.abspath(Path(chosen).expanduser()))
+    except (RuntimeError, OSError) as error:  # no home folder, or a relative path in a working directory that is gone
+        fail(StorageError, f"{chosen!r} names no folder here ({error})", "a place for what is kept between runs",
+             "set WORKBENCH_CACHE to the absolute path of a folder that you may write to", cause=error)
+
+
+def cache_entry(kind: str, key: str) -> Path:
+    """The folder in which the cache keeps one thing. Raises StorageError where there is no place for a cache."""
+    return cache_folder() / kind / key
+
+
+def kept(kind: str, key: str, read: Callable[[Path], T]) -> T | None:
+    """What the cache keeps under a kind and key, if it is there and whole; `read` gets its folder."""
+    with contextlib.suppress(StorageError, NotFoundError, IntegrityError):
+        return read(settle(cache_entry(kind, key)))
+    return None
+
+
+def keep(kind: str, key: str, write: Callable[[Path], Any], *, required: bool = False) -> None:
+    """Keep something in the cache; `write` fills the folder that it is given.
+
+    Raises
+    ------
+    StorageError
+        When it cannot be written and is `required`; else that is a WorkbenchWarning, since only time is lost.
+    """
+    try:
+        place = cache_entry(kind, key)
+        with replaced_folder(place) as staged:
+            write(staged)
+        sweep(place.parent)
+    except StorageError as error:
+        if required:
+            raise
+        warnings.warn(f"It was computed but is not kept: {error}", WorkbenchWarning, stacklevel=3)
+
+
+def prepare_compilers() -> None:
+    """Let numba keep what it compiles in the workbench's cache, unless NUMBA_CACHE_DIR names a place; for whoever imports it.
+
+    numba's own places are beside the source and in the home folder; where neither can be written it refuses to define a function.
+    """
+    if "NUMBA_CACHE_DIR" in os.environ:
+        return
+    place = None
+    with contextlib.suppress(StorageError, OSError):
+        place = cache_folder() / "compiled"
+        place.mkdir(parents=True, exist_ok=True)
+    if place is None or not os.access(place, os.W_OK):
+        place = Path(tempfile.mkdtemp(prefix="sae-workbench-compiled-"))
+    os.environ["NUMBA_CACHE_DIR"] = str(place)
+    if "numba" in sys.modules:  # it has read the environment
+        sys.modules["numba"].config.CACHE_DIR = str(place)
