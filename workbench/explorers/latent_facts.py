@@ -12,6 +12,7 @@ from workbench.activations.lookup import LatentLookup
 from workbench.arrays import as_numpy
 from workbench.errors import InputError, fail
 from workbench.explorers.appearance import section, table_html
+from workbench.explorers.tables import frame
 from workbench.figures.quickstart import highlight_examples
 from workbench.figures.text import as_text
 
@@ -92,14 +93,12 @@ class LatentFacts:
         InputError
             Without a model, or for an SAE of another width than the residual stream.
         """
-        import pandas as pd
-
         from workbench.circuits.steering import logit_lens
 
         if self.model is None:
             fail(InputError, "no model", "an explorer with model=...", "pass the model that the SAE belongs to")
         ids = logit_lens(self.model, self.sae.W_dec[self.lookup.check(latent)][None], k=k)
-        return pd.DataFrame({name: self.words(row[0]) for name, row in zip(("promoted", "suppressed"), ids, strict=True)})
+        return frame({name: self.words(row[0]) for name, row in zip(("promoted", "suppressed"), ids, strict=True)})
 
     def neuronpedia(self, latent: int) -> str | None:
         """Address of the latent's page on Neuronpedia, where the SAE says its id there; nothing is fetched."""
@@ -120,10 +119,8 @@ class LatentFacts:
 
     def with_tokens(self, columns: Any, latents: Sequence[int]) -> Any:
         """A table with the three tokens on which each latent is most active."""
-        import pandas as pd
-
         top = self.lookup.top_tokens[np.asarray(latents, dtype=int)]
-        return pd.DataFrame(columns).assign(tokens=[" | ".join(token for token in row[:3] if token) for row in top])
+        return frame(dict(columns) | {"tokens": [" | ".join(token for token in row[:3] if token) for row in top]})
 
     # as HTML
 

@@ -21,7 +21,8 @@ from typing import Any
 
 LINE_END = "↵"
 _SHAPES = {chr(code): chr(0x2400 + code) for code in range(32)} | {"\x7f": "␡", "\n": LINE_END, "\t": "⇥", "\r": "␍"}
-_REFERENCES = str.maketrans({"<": "&lt;", ">": "&gt;", "&": "&amp;", '"': "&quot;"} | {sign: f"&#{ord(sign)};" for sign in "'$"})
+# plotly knows few names, so numbers for all else
+_REFERENCES = str.maketrans({"<": "&lt;", ">": "&gt;", "&": "&amp;"} | {sign: f"&#{ord(sign)};" for sign in "'$\""})
 
 
 def visible(text: Any, *, spaces: bool = False) -> str:
