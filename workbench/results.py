@@ -19,6 +19,7 @@ import importlib.metadata
 import io
 import numbers
 import os
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -146,9 +147,7 @@ class Result:
         arrays: dict[str, np.ndarray] = {}
         document = _pack(self, "", arrays)
         index, data = _places(path)
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, **arrays)
-        content = buffer.getvalue()
+        content = _npz(arrays)
         replace_pair(index, seal({"npz_sha256": hashlib.sha256(content).hexdigest(), "arrays": sorted(arrays), **document}), data, content)
         return index
 
@@ -164,12 +163,11 @@ class Result:
             When they are truncated, changed since they were written, or hold another class.
         """
         index, data = _places(path)
-        for part in (index, data):
-            if not part.exists():
-                fail(NotFoundError, f"{part} does not exist", "the two files that save() wrote",
-                     "check the path, or compute and save the result again")
+        if not index.exists():  # of the two the data may wait under another name
+            fail(NotFoundError, f"{index} does not exist", "the two files that save() wrote",
+                 "check the path, or compute and save the result again")
         with reading(index.with_suffix(""), "the two files as save() wrote them", "compute and save the result again"):
-            content, packed = read_pair(index, data, read_bytes, lambda content: unseal(content)["npz_sha256"])
+            content, packed = read_pair(index, data, _content, lambda content: unseal(content)["npz_sha256"])
             document = unseal(content)
             result = _unpack(document, read_npz(packed, document["arrays"]))
         if not isinstance(result, cls):
@@ -226,10 +224,29 @@ def _array_row(name: str, value: np.ndarray) -> dict:
 
 
 def _places(path: str | os.PathLike) -> tuple[Path, Path]:
-    """Of the json and of the npz."""
+    """The json and the npz of a result."""
     path = Path(path)
     stem = path.with_suffix("") if path.suffix in (".npz", ".json") else path
     return stem.with_name(stem.name + ".json"), stem.with_name(stem.name + ".npz")
+
+
+def _npz(arrays: Mapping[str, np.ndarray]) -> bytes:
+    """An npz file: unlike numpy's own it takes any name, and its bytes depend on the arrays only."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, array in arrays.items():
+            member = zipfile.ZipInfo(f"{name}.npy")
+            member.compress_type = zipfile.ZIP_DEFLATED
+            with archive.open(member, "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, array, allow_pickle=False)
+    return buffer.getvalue()
+
+
+def _content(path: Path) -> bytes:
+    """Of a file of the pair; nothing where another process has just moved it to its other place."""
+    with contextlib.suppress(NotFoundError):
+        return read_bytes(path)
+    return b""
 
 
 def _pack(result: Result, prefix: str, arrays: dict[str, np.ndarray]) -> dict:

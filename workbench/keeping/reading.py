@@ -2,7 +2,8 @@
 
 1. Only regular files are opened, of a size below a limit: a link to a device would never end.
 2. A name that a file gives of another one is taken only if it stays in the folder.
-3. An npz is read array by array, those that are asked for, each only if its header declares as many bytes as the archive holds.
+3. An npz is read array by array, those that are asked for, each only if its header declares as many bytes as the archive says, no more
+   than such an archive can hold, and all of them together no more than the machine's memory.
 4. Whatever a parser raises becomes an IntegrityError that says how to mend it (`reading`).
 
 Source: the formats of zip (APPNOTE 6.3) and npy (NEP 1).
@@ -17,7 +18,7 @@ import math
 import os
 import stat
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -31,14 +32,18 @@ _NPY_HEADER = 10_000  # characters
 
 @contextlib.contextmanager
 def reading(what: str | os.PathLike, expected: str, mend: str = "restore the file, or write it again") -> Iterator[None]:
-    """Turns whatever a parser raises within the block into an IntegrityError: for the reading of files, and for nothing else."""
+    """Turns whatever a parser raises within the block into an IntegrityError: for the reading of files, and for nothing else.
+
+    A file that is not there, or no longer, is a NotFoundError.
+    """
     try:
         yield
     except WorkbenchError:
         raise
     except Exception as error:  # parsers of other people's formats raise nearly everything, tokenizers even a bare Exception
         first = next(iter(str(error).splitlines()), "")[:200]
-        fail(IntegrityError, f"{what} cannot be read ({type(error).__name__}: {first})", expected, mend, cause=error)
+        kind = NotFoundError if isinstance(error, FileNotFoundError) else IntegrityError
+        fail(kind, f"{what} cannot be read ({type(error).__name__}: {first})", expected, mend, cause=error)
 
 
 def regular_size(path: str | os.PathLike, *, limit: int | None = None, mend: str = "check the path") -> int:
@@ -104,7 +109,15 @@ def inside(folder: str | os.PathLike, name: Any) -> Path:
     return Path(folder, *parts)
 
 
-def read_npz(content: bytes | str | os.PathLike, names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+def check_memory(n_bytes: int) -> None:
+    """Raise ValueError for more bytes than this machine has."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if n_bytes > memory:
+        raise ValueError(f"it declares {n_bytes:,} bytes, and this machine has {memory:,}")
+
+
+def read_npz(content: bytes | str | os.PathLike, names: Sequence[str] | None = None,
+             check: Callable[[dict[str, tuple]], None] | None = None) -> dict[str, np.ndarray]:
     """Arrays of an npz file, without pickled objects and without taking more memory than it holds.
 
     Parameters
@@ -112,14 +125,15 @@ def read_npz(content: bytes | str | os.PathLike, names: Sequence[str] | None = N
     content : bytes or path
     names : sequence of str, optional
         The arrays to read; all without it.
+    check : callable, optional
+        Gets their shapes by name before any is read; raises for those that do not fit.
 
     Raises
     ------
     ValueError, KeyError, zipfile.BadZipFile, ...
         Whatever is wrong with it; use it within `reading`.
     """
-    if not isinstance(content, bytes):
-        regular_size(content)
+    size = len(content) if isinstance(content, bytes) else regular_size(content)
     with zipfile.ZipFile(io.BytesIO(content) if isinstance(content, bytes) else content) as archive:
         members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
         if len(members) < len(archive.infolist()):
@@ -127,8 +141,10 @@ def read_npz(content: bytes | str | os.PathLike, names: Sequence[str] | None = N
         chosen = list(members) if names is None else list(names)
         if missing := [name for name in chosen if name not in members]:
             raise KeyError(f"no array {', '.join(missing)}")
-        for name in chosen:
-            _check_header(archive, members[name])
+        shapes = {name: _check_header(archive, members[name], size) for name in chosen}
+        check_memory(sum(members[name].file_size for name in chosen))
+        if check is not None:
+            check(shapes)
         found = {}
         for name in chosen:
             with archive.open(members[name]) as file:
@@ -138,8 +154,11 @@ def read_npz(content: bytes | str | os.PathLike, names: Sequence[str] | None = N
         return found
 
 
-def _check_header(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
-    """Refuse an array that declares other bytes than there are, or objects."""
+def _check_header(archive: zipfile.ZipFile, member: zipfile.ZipInfo, size: int) -> tuple:
+    """The shape of an array; refuses one that declares other bytes than there are, or objects."""
+    most = 1100 * (min(member.compress_size, size) + 1)  # deflate makes 1,032 bytes of one at most
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) or member.file_size > most:
+        raise ValueError(f"the array {member.filename} is compressed as no npz is")
     with archive.open(member) as file:
         version = np.lib.format.read_magic(file)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
@@ -149,3 +168,4 @@ def _check_header(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
         raise ValueError(f"the array {member.filename} holds objects, which could run code")
     if any(size < 0 for size in shape) or declared != member.file_size:
         raise ValueError(f"the array {member.filename} is said to be {shape} {dtype}, and {member.file_size:,} bytes long")
+    return shape

@@ -1,0 +1,176 @@
+"""A saved result is the old one or the new one in every state that a kill can leave, and one changed byte is told."""
+
+import contextlib
+import dataclasses
+import hashlib
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from workbench.errors import IntegrityError, NotFoundError
+from workbench.keeping import replacing
+from workbench.results import Result
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Number(Result):
+    """A number, also as an array."""
+
+    alpha: float
+    values: np.ndarray
+
+
+def number(alpha: float) -> Number:
+    return Number(alpha=alpha, values=np.full(3, alpha), provenance={})
+
+
+def test_every_changed_byte_of_either_file_is_told(tmp_path):
+    index = number(0.5).save(tmp_path / "result")
+    for path in (index, index.with_suffix(".npz")):
+        content = path.read_bytes()
+        for place in range(len(content)):
+            for change in (1, 0x80):
+                path.write_bytes(content[:place] + bytes([content[place] ^ change]) + content[place + 1 :])
+                with pytest.raises(IntegrityError):
+                    Number.load(tmp_path / "result")
+        for other in (b"", content[:-1], content + b"\n", content + content):
+            path.write_bytes(other)
+            with pytest.raises(IntegrityError):
+                Number.load(tmp_path / "result")
+        path.write_bytes(content)
+    assert Number.load(tmp_path / "result").alpha == 0.5
+
+
+def test_a_number_edited_by_hand_is_told(tmp_path):
+    index = number(0.5).save(tmp_path / "result")
+    text = index.read_text()
+    assert text.count('"alpha": 0.5') == 1
+    index.write_text(text.replace('"alpha": 0.5', '"alpha": 9.99'))
+    with pytest.raises(IntegrityError, match="not those whose SHA-256"):
+        Number.load(tmp_path / "result")
+
+
+def pair(folder: Path) -> tuple[bytes, bytes]:
+    return (folder / "result.json").read_bytes(), (folder / "result.npz").read_bytes()
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["no former one", "over a former one"])
+@pytest.mark.parametrize("step", range(10))
+def test_every_state_between_the_steps_holds_the_old_or_the_new(tmp_path, monkeypatch, first, step):
+    """The process dies at the n-th thing that replace_pair does to the disk; nothing that it would do afterwards is done."""
+    if not first:
+        number(1.0).save(tmp_path / "result")
+    done, handles = [], []
+    locked = replacing.locked
+
+    class Killed(BaseException):
+        pass
+
+    def dying(function):
+        def call(*arguments, **named):
+            if len(done) >= step:
+                raise Killed
+            done.append(function.__name__)
+            return function(*arguments, **named)
+
+        return call
+
+    with monkeypatch.context() as patch:
+        patch.setattr(replacing, "locked", lambda *given, **named: handles.append(locked(*given, **named)) or handles[-1])
+        for place, name in ((replacing, "_fill"), (replacing, "_remove"), (os, "replace"), (Path, "touch"), (Path, "unlink")):
+            patch.setattr(place, name, dying(getattr(place, name)))
+        try:
+            number(2.0).save(tmp_path / "result")
+        except Killed:
+            for handle in handles:  # the kernel closes what a killed process held
+                with contextlib.suppress(OSError):
+                    os.close(handle)
+    renamed = done.count("replace")
+    expected = 2.0 if renamed >= 2 else None if first else 1.0
+    assert len(done) == step
+    for _ in range(2):  # reading mends nothing and harms nothing
+        if expected is None:
+            with pytest.raises(NotFoundError):
+                Number.load(tmp_path / "result")
+        else:
+            found = Number.load(tmp_path / "result")
+            assert (found.alpha, found.values[0]) == (expected, expected)
+    number(3.0).save(tmp_path / "result")
+    assert Number.load(tmp_path / "result").alpha == 3.0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["result.json", "result.npz"]
+
+
+def test_the_steps_are_those_that_the_test_above_counts(tmp_path, monkeypatch):
+    """Both files are filled before the first is renamed, and the index is renamed between the two renames of the data."""
+    order = []
+    fill, replace = replacing._fill, os.replace
+    monkeypatch.setattr(replacing, "_fill", lambda path, content: (order.append("fill"), fill(path, content)))
+    monkeypatch.setattr(os, "replace", lambda old, new: (order.append(Path(new).name), replace(old, new)))
+    index = number(1.0).save(tmp_path / "result")
+    digest = hashlib.sha256(index.with_suffix(".npz").read_bytes()).hexdigest()
+    assert order == ["fill", "fill", f".result.npz.{digest[:24]}.next", "result.json", "result.npz"]
+
+
+def test_an_index_of_another_pair_is_told(tmp_path):
+    number(1.0).save(tmp_path / "one")
+    number(2.0).save(tmp_path / "two")
+    (tmp_path / "two.json").replace(tmp_path / "one.json")
+    with pytest.raises(IntegrityError, match=r"one\.npz is not the file that was written with one\.json"):
+        Number.load(tmp_path / "one")
+
+
+READER = textwrap.dedent("""
+    import sys, time
+    from workbench.results import Result
+    sys.path.insert(0, {folder!r})
+    import numbered
+    seen = set()
+    end = time.monotonic() + 4
+    while time.monotonic() < end:
+        found = Result.load({path!r})
+        assert float(found.values[0]) == found.alpha == found.values[-1]
+        seen.add(found.alpha)
+    print(len(seen))
+""")
+WRITER = textwrap.dedent("""
+    import sys, time
+    sys.path.insert(0, {folder!r})
+    import numbered
+    end = time.monotonic() + 4.5
+    n = int(sys.argv[1])
+    while time.monotonic() < end:
+        numbered.number(float(n)).save({path!r})
+        n += 2
+""")
+NUMBERED = textwrap.dedent("""
+    import dataclasses
+    import numpy as np
+    from workbench.results import Result
+
+    @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+    class Numbered(Result):
+        alpha: float
+        values: np.ndarray
+
+    def number(alpha):
+        return Numbered(alpha=alpha, values=np.full(2000, alpha), provenance={})
+""")
+
+
+def test_readers_beside_writers_never_see_an_error(tmp_path):
+    (tmp_path / "numbered.py").write_text(NUMBERED)
+    places = {"folder": str(tmp_path), "path": str(tmp_path / "pairs" / "result")}
+    start = "import sys; sys.path.insert(0, {folder!r}); import numbered; numbered.number(0.0).save({path!r})".format(**places)
+    subprocess.run([sys.executable, "-c", start], check=True, timeout=60)
+    writers = [subprocess.Popen([sys.executable, "-c", WRITER.format(**places), str(n)], stderr=subprocess.PIPE, text=True) for n in (1, 2)]
+    readers = [subprocess.Popen([sys.executable, "-c", READER.format(**places)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+               for _ in range(2)]  # fmt: skip
+    ends = [(process.communicate(timeout=60), process.returncode) for process in (*writers, *readers)]
+    assert [error for (_, error), code in ends if code] == []
+    assert all(int(out) > 5 for (out, _), _ in ends[2:])
+    assert sorted(path.name for path in (tmp_path / "pairs").iterdir()) == ["result.json", "result.npz"]
