@@ -54,6 +54,7 @@ async spec => {
   window.hit = ''
   document.body.replaceChildren()
   const plot = document.body.appendChild(document.createElement('div'))
+  for (const trace of spec.data) if (trace.type === 'scattergl') trace.type = 'scatter'  // its labels are SVG, and found by number
   await Plotly.newPlot(plot, spec.data, spec.layout)
   const uid = plot._fullLayout._uid, texts = new Set(), found = () => plot.querySelectorAll('svg text')
   const made = new Set()
@@ -73,7 +74,9 @@ async spec => {
       : [...Array(rows).keys()]
     for (const pointNumber of numbers) {
       plot._fullLayout._uid = `${uid}h${window.hovered++}`  // plotly waits 50 ms between hovers of one figure
-      Plotly.Fx.hover(plot, [{curveNumber, pointNumber}], trace.xaxis && trace.xaxis + trace.yaxis)
+      // the cells of a heat map are found by their place only
+      const at = trace.type === 'heatmap' ? {xval: pointNumber[1], yval: pointNumber[0]} : [{curveNumber, pointNumber}]
+      Plotly.Fx.hover(plot, at, trace.xaxis && trace.xaxis + trace.yaxis)
       const labels = plot.querySelectorAll('.hoverlayer text')
       window.labelled += labels.length > 0
       for (const label of labels) texts.add(label.textContent)

@@ -56,7 +56,7 @@ def test_histograms_count_every_activation():
     assert bars["y"].sum() == 500
     figure = activation_histogram(values, latent=3, n_tokens=1_000)
     assert figure.data[0].y.sum() == 500
-    assert "Latent 3 fires on 50.000%" in figure.layout.title.text
+    assert figure.layout.title.text == "Latent 3 fires on 50.000% of tokens"
     assert activation_histogram(np.array([]), latent=3, n_tokens=10).data[0].y.sum() == 0
 
 

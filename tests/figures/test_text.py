@@ -49,7 +49,7 @@ TRUTH[0, 1] = True
 # pandas itself refuses a lone surrogate in names of columns and in what it groups by: such a table cannot be
 PANDAS_REFUSES = {"circuit_sweeps.setting_map", "circuit_sweeps.sweeps", "circuits.auc_bars", "latent_sheet.latent_sheet",
                   "latent_sheet.rank_correlations", "lobes.modularity_curves", "quickstart.catalog_table", "universality.concepts",
-                  "universality.published_maps"}  # fmt: skip
+                  "universality.heat_maps", "universality.published_maps"}  # fmt: skip
 TAKES_NO_TEXT = {"crystals.word_length", "latents.activation_histogram", "panels.blank", "theme.template"}
 FIGURES = {}
 
@@ -142,8 +142,6 @@ titled(seed_overlap.firing, Some(bin_edges=np.linspace(0, 1, 3), bin_shared=np.o
                                  shared=np.arange(6) < 3, frequency=RNG.random(6), mean_activation=RNG.random(6)))  # fmt: skip
 titled(universality.units, pd.DataFrame(dict.fromkeys(
     ("sum_of_squares", "components", "svcca", "components_authors", "svcca_authors"), [0.5])))  # fmt: skip
-titled(universality.heat_maps, pd.DataFrame({"measure": ["rsa"], "layer_a": [0], "layer_b": [0], "value": [0.5], "q_value": [0.1]}),
-       [("rsa", "value")])  # fmt: skip
 
 
 @called(circuits.roc_curves, 6)
@@ -317,7 +315,7 @@ def _(words):
 @called(darkmatter_view.darkmatter_view)
 def _(words):
     values = np.arange(1.0, len(words) + 1)
-    return darkmatter_view.darkmatter_view(words, values, words, {word: values for word in words[:8]}, chosen=1, measure=" ".join(words),
+    return darkmatter_view.darkmatter_view(words, values, words, {" ".join(words): values}, chosen=1, measure=" ".join(words),
                                            title=" ".join(words))  # fmt: skip
 
 
@@ -451,6 +449,13 @@ def _(words):
 def _(words):
     rows = pd.DataFrame({"measure": ["svcca_authors"], "n_pairs": [10], "null_mean": [0.1]})
     return universality.null_means(dict.fromkeys(words, rows), rows, PUBLISHED, title=" ".join(words))
+
+
+@called(universality.heat_maps)
+def _(words):
+    name = " ".join(words)
+    rows = pd.DataFrame({"measure": ["rsa"], "layer_a": [0], "layer_b": [0], name: [0.5], "q_value": [0.1]})
+    return universality.heat_maps(rows, [("rsa", name)], title=name)
 
 
 @called(universality.published_maps)

@@ -21,6 +21,7 @@ from workbench.explorers.redrawing import Redrawing
 from workbench.explorers.tables import frame
 from workbench.figures.darkmatter_view import darkmatter_view, shaded_text
 from workbench.figures.panels import blank
+from workbench.figures.text import visible
 from workbench.sources.tokens import Tokens
 
 if TYPE_CHECKING:
@@ -215,7 +216,10 @@ class DarkMatterExplorer(Redrawing):
                 trace.on_click(lambda trace, points, _: points.point_inds and self._called(self._at, points.point_inds[0]))
         ranking, selected = self.ranking(), self.selected
         columns = (ranking[name] for name in ("rank", "token", self._value("measure"), "position"))
-        options = [(f"{rank}. {token:.24}   {value:.3f}", int(position)) for rank, token, value, position in zip(*columns, strict=True)]
+        options = [
+            (f"{rank}. {visible(token, longest=24)}   {value:.3f}", int(position))
+            for rank, token, value, position in zip(*columns, strict=True)
+        ]
         with self._silently():
             fill(self._picker, options, selected)
         self._describe(selected)

@@ -12,7 +12,4 @@ def frame(data: Any, **options: Any) -> pd.DataFrame:
     """A DataFrame of columns (a mapping) or of rows (a list of mappings, an array); options as pandas has them."""
     import pandas as pd
 
-    try:
-        return pd.DataFrame(data, **options)
-    except UnicodeEncodeError:  # pandas' strings, which are arrow's, cannot hold a lone surrogate
-        return pd.DataFrame(data, **options, dtype=object)
+    return pd.DataFrame(data, **options)

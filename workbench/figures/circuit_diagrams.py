@@ -111,7 +111,7 @@ def circuit_diagram(graph: nx.DiGraph, *, title: str = "The circuit") -> go.Figu
                 "dash": "solid" if data["weight"] > 0 else "dash",
             },
             hoverinfo="text",
-            text=f"{as_text(source)} to {as_text(target)}: {data['weight']:.3f} ({data['share']:.0%})",
+            text=f"{source} to {target}: {data['weight']:.3f} ({data['share']:.0%})",
         )
     for known, symbol in ((True, "circle"), (False, "circle-open")):
         nodes = [node for node, data in graph.nodes(data=True) if node != "output" and data["known"] == known]

@@ -138,7 +138,7 @@ def activation_histogram(values: Float[np.ndarray, " n"], *, latent: int, n_toke
         )  # fmt: skip
     )
     title = {"text": activation_title(latent, len(values), n_tokens), "font": {"size": 14}}
-    figure.update_layout(template=template(), title=as_text(title), height=260, showlegend=False)
+    figure.update_layout(template=template(), title=title, height=260, showlegend=False)
     figure.update_xaxes(title="activation (of tokens where it fires)")
     figure.update_yaxes(title="tokens")
     return figure

@@ -83,7 +83,7 @@ def lobe_maps(
         legend={"orientation": "h", "y": 1.0, "yref": "container", "yanchor": "top", "x": 1.0, "xanchor": "right",
                 "itemsizing": "constant"},
     )  # fmt: skip
-    return _axis_free(figure, title)
+    return _axis_free(figure)
 
 
 def modularity_curves(
@@ -216,9 +216,8 @@ def category_heatmaps(results: Mapping[str, LobeCategories], *, title: str = "Wh
     return figure
 
 
-def _axis_free(figure: go.Figure, title: str) -> go.Figure:
+def _axis_free(figure: go.Figure) -> go.Figure:
     """Panels of a map have equal scales and no axis titles: coordinates have no unit."""
-    figure.update_layout(title={"text": as_text(title)})
     for name in list(figure.layout):
         if name.startswith("yaxis"):
             figure.layout[name].scaleanchor = "x" + name.removeprefix("yaxis")

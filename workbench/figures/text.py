@@ -25,7 +25,7 @@ _SHAPES = {chr(code): chr(0x2400 + code) for code in range(32)} | {"\x7f": "␡"
 _REFERENCES = str.maketrans({"<": "&lt;", ">": "&gt;", "&": "&amp;"} | {sign: f"&#{ord(sign)};" for sign in "'$\""})
 
 
-def visible(text: Any, *, spaces: bool = False) -> str:
+def visible(text: Any, *, spaces: bool = False, longest: int | None = None) -> str:
     """A text in which every character can be seen.
 
     Parameters
@@ -33,8 +33,11 @@ def visible(text: Any, *, spaces: bool = False) -> str:
     text : str, or anything that has one
     spaces : bool
         Show spaces too, as "␣": of tokens they matter.
+    longest : int, optional
+        Cut to so many characters, with "…".
     """
-    return "".join(_shape(char, spaces) for char in str(text))
+    shown = "".join(_shape(char, spaces) for char in str(text))
+    return shown if longest is None or len(shown) <= longest else f"{shown[: longest - 1]}…"
 
 
 def _shape(char: str, spaces: bool) -> str:
@@ -52,16 +55,11 @@ def as_text(text: Any, *, spaces: bool = False, longest: int | None = None) -> s
     ----------
     text : str, or anything that has one
         As it came, with no markup of ours: that would be shown too.
-    spaces : bool
-        As `visible` has it.
-    longest : int, optional
-        Cut to so many characters, with "…".
+    spaces, longest
+        As `visible` has them.
     """
-    shown = visible(text, spaces=spaces)
-    if longest is not None and len(shown) > longest:
-        shown = f"{shown[: longest - 1]}…"
     # a percent sign alone is harmless, and frequent in our own words
-    return shown.translate(_REFERENCES).replace("%{", "&#37;{")
+    return visible(text, spaces=spaces, longest=longest).translate(_REFERENCES).replace("%{", "&#37;{")
 
 
 def as_token(token: Any) -> str:
