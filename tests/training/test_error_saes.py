@@ -1,7 +1,5 @@
 """SAEs on parts of the error: the parts add up, the null has their covariance, and what is measured is what the definitions say."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 import torch
@@ -9,8 +7,7 @@ import torch
 from workbench.darkmatter.decomposition import decompose_error
 from workbench.errors import NotFoundError
 from workbench.sources.saes import load_sae
-from workbench.training.error_saes import PARTS, error_parts, error_sae_numbers, is_trained, measure
-from workbench.training.saes import SAERecipe, train_sae
+from workbench.training.error_saes import PARTS, error_parts, error_sae_numbers, measure
 
 RNG = np.random.default_rng(0)
 
@@ -50,15 +47,3 @@ def test_committed_numbers_are_of_all_parts_and_missing_ones_are_named(tmp_path)
     assert (table["fvu"] <= table["fvu_high"]).all()
     with pytest.raises(NotFoundError, match="error_saes"):
         error_sae_numbers(tmp_path)
-
-
-def test_only_a_finished_sae_of_the_same_recipe_is_kept(tmp_path):
-    recipe = SAERecipe("toy", 0, k=2, width=8, tokens=64, batch=16)
-    rows = RNG.standard_normal((64, 4)).astype(np.float32)
-    assert not is_trained(recipe, tmp_path / "sae")
-    train_sae(recipe, rows, tmp_path / "sae", tmp_path / "checkpoint")
-    assert is_trained(recipe, tmp_path / "sae")
-    for change in ({"tokens": 128}, {"k": 3}, {"width": 16}, {"seed": 1}, {"layer": 1}, {"model": "other"}):
-        assert not is_trained(dataclasses.replace(recipe, **change), tmp_path / "sae")
-    (tmp_path / "sae" / "sae_weights.safetensors").unlink()
-    assert not is_trained(recipe, tmp_path / "sae")

@@ -10,7 +10,8 @@ from workbench.errors import InputError
 from workbench.matching.overlap import seed_overlap
 from workbench.sources.saes import load_sae
 from workbench.training.overlap_curve import measure_pairs, token_pairs
-from workbench.training.saes import SAERecipe, train_sae
+from workbench.training.recipes import SAERecipe
+from workbench.training.saes import train_sae
 
 RECIPE = SAERecipe("m", 1, k=4, width=32, tokens=40_000, batch=256)
 

@@ -1,33 +1,18 @@
-"""Training: rows are fixed by seed and step, an interrupted run ends where a whole one does, what is saved loads elsewhere."""
+"""Training: rows are fixed by seed and step, what is saved loads elsewhere, a folder tells what it holds."""
 
 import dataclasses
-import json
 
 import numpy as np
 import pytest
 
 from workbench.circuits import tasks
-from workbench.errors import InputError, MismatchError
+from workbench.errors import InputError
 from workbench.training import language_model as lm
 from workbench.training import saes
 from workbench.training.mixture import ANSWER_WEIGHT, TaskRows
+from workbench.training.recipes import ARCHITECTURES, SAERecipe, embedded_recipes, is_trained
 
 SHARES = {"ioi": 0.4, "induction": 0.3, "docstring": 0.2, "greater-than": 0.1}
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory):
-    """The real recipe on a tenth of its text."""
-    from workbench.training.tokenizer import train_tokenizer
-
-    return train_tokenizer(tmp_path_factory.mktemp("tokenizer"), vocabulary=2400, corpus_characters=200_000, prompt_share=6.0)
-
-
-@pytest.fixture(scope="module")
-def config():
-    phases = (lm.Phase(5, "adamw", drawn_tasks=1), lm.Phase(9, "muon", repeats=1, tasks=("ioi",)))
-    small = {"d_model": 32, "n_heads": 4, "d_mlp": 48, "context": 64, "rows": 4, "corpus_tokens": 4_000}
-    return dataclasses.replace(lm.config_for("pylm-2l"), phases=phases, warmup=3, horizon=20, **small)
 
 
 def test_task_words_and_years_are_single_tokens(tokenizer):
@@ -78,32 +63,6 @@ def test_weighted_loss_by_hand():
     assert float(lm.weighted_loss(logits, ids, weights)) == pytest.approx(expected, rel=1e-6)  # float32
 
 
-def test_an_interrupted_run_ends_with_the_same_weights(tokenizer, config, tmp_path, monkeypatch):
-    from safetensors.numpy import load_file
-
-    whole = lm.train_language_model(config, tokenizer, tmp_path / "whole", tmp_path / "work-whole", checkpoint_every=4, evaluate_every=100)
-    real, calls = lm.weighted_loss, []
-
-    def stop_at_seven(*arguments):
-        calls.append(1)
-        if len(calls) == 7:
-            raise KeyboardInterrupt
-        return real(*arguments)
-
-    monkeypatch.setattr(lm, "weighted_loss", stop_at_seven)
-    with pytest.raises(KeyboardInterrupt):
-        lm.train_language_model(config, tokenizer, tmp_path / "resumed", tmp_path / "work", checkpoint_every=4, evaluate_every=100)
-    assert not (tmp_path / "resumed").exists()
-    monkeypatch.setattr(lm, "weighted_loss", real)
-    resumed = lm.train_language_model(config, tokenizer, tmp_path / "resumed", tmp_path / "work", checkpoint_every=4, evaluate_every=100)
-    first, second = load_file(whole / "model.safetensors"), load_file(resumed / "model.safetensors")
-    for name in first:
-        np.testing.assert_array_equal(first[name], second[name])
-    assert json.loads((whole / "config.json").read_text())["model_type"] == "llama"
-    with pytest.raises(MismatchError, match="learning_rate"):
-        lm.train_language_model(dataclasses.replace(config, learning_rate=1.0), tokenizer, tmp_path / "x", tmp_path / "work")
-
-
 def planted(n=40_000, latents=64, d=16, seed=0):
     rng = np.random.default_rng(seed)
     directions = rng.standard_normal((latents, d))
@@ -112,13 +71,13 @@ def planted(n=40_000, latents=64, d=16, seed=0):
     return (codes @ directions * 4 + 3).astype(np.float32)
 
 
-@pytest.mark.parametrize("architecture", sorted(saes.ARCHITECTURES))
+@pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
 def test_every_architecture_trains_saves_and_loads_in_sae_lens(architecture, tmp_path):
     import torch
     from sae_lens import SAE
 
     start = {"relu": 0.1, "jumprelu": 0.02}.get(architecture, 0.0)
-    recipe = saes.SAERecipe("m", 1, architecture, k=4, width=64, tokens=120_000, batch=256, sparsity_coefficient=start)
+    recipe = SAERecipe("m", 1, architecture, k=4, width=64, tokens=120_000, batch=256, sparsity_coefficient=start)
     data = planted()
     folder = saes.train_sae(recipe, data, tmp_path / recipe.name, tmp_path / "work", context=64)
     sae = SAE.load_from_disk(folder, dtype="float32")
@@ -135,7 +94,7 @@ def test_every_architecture_trains_saves_and_loads_in_sae_lens(architecture, tmp
         True,
         64,
     )
-    assert not (tmp_path / "work").exists()
+    assert list((tmp_path / "work").iterdir()) == []
 
 
 def test_folding_changes_no_code(tmp_path):
@@ -143,15 +102,15 @@ def test_folding_changes_no_code(tmp_path):
     import torch
     from sae_lens import SAE
 
-    recipe = saes.SAERecipe("m", 1, k=4, width=64, tokens=60_000, batch=256)
+    recipe = SAERecipe("m", 1, k=4, width=64, tokens=60_000, batch=256)
     data, kept = planted(), {}
     real = saes._export
 
-    def remember(recipe, sae, trainer, folder, work):
+    def remember(recipe, sae, trainer, folder):
         with torch.no_grad():
             scale = trainer.activation_scaler.scaling_factor
             kept["x_hat"] = sae.decode(sae.encode(torch.from_numpy(data[:500]) * scale)) / scale
-        return real(recipe, sae, trainer, folder, work)
+        return real(recipe, sae, trainer, folder)
 
     saes._export = remember
     try:
@@ -171,7 +130,7 @@ def test_sparse_decoding_has_the_values_and_gradients_of_dense_decoding():
     results = []
     for sparse in (False, True):
         torch.manual_seed(3)
-        sae = saes.build_training_sae(saes.SAERecipe("m", 1, k=5, width=48), 16, 64)
+        sae = saes.build_training_sae(SAERecipe("m", 1, k=5, width=48), 16, 64)
         if sparse:
             saes.decode_sparsely(sae)
         x = torch.randn(40, 16)
@@ -210,38 +169,29 @@ def test_seeds_see_the_same_tokens_in_the_same_order_and_start_elsewhere():
     first, second = saes.Batches(data, 128), saes.Batches(data, 128)
     for _ in range(20):  # more than one pass
         torch.testing.assert_close(next(first), next(second))
-    recipes = saes.embedded_recipes()
+    recipes = embedded_recipes()
     assert len({recipe.name for recipe in recipes}) == len(recipes) == 24
     assert len({recipe.initial_seed for recipe in recipes}) == len({(recipe.model, recipe.layer, recipe.seed) for recipe in recipes})
 
 
-def test_an_interrupted_sae_ends_with_the_same_weights(tmp_path, monkeypatch):
-    from safetensors.numpy import load_file
-
-    monkeypatch.setattr(saes, "CHECKPOINT_TOKENS", 10_000)
-    recipe, data = saes.SAERecipe("m", 1, k=4, width=32, tokens=40_000, batch=256), planted()
-    whole = saes.train_sae(recipe, data, tmp_path / "whole", tmp_path / "w1")
-    real = saes.Batches.__next__
-
-    def stop(self):
-        if self.position == 100:
-            raise KeyboardInterrupt
-        return real(self)
-
-    monkeypatch.setattr(saes.Batches, "__next__", stop)
-    with pytest.raises(KeyboardInterrupt):
-        saes.train_sae(recipe, data, tmp_path / "resumed", tmp_path / "w2")
-    monkeypatch.setattr(saes.Batches, "__next__", real)
-    resumed = saes.train_sae(recipe, data, tmp_path / "resumed", tmp_path / "w2")
-    first, second = (load_file(folder / "sae_weights.safetensors") for folder in (whole, resumed))
-    for name in first:
-        np.testing.assert_array_equal(first[name], second[name])
-
-
 def test_bad_recipes(tmp_path):
     with pytest.raises(InputError, match="one of"):
-        saes.train_sae(saes.SAERecipe("m", 0, "soft"), planted(2_000), tmp_path / "x", tmp_path / "w")
+        saes.train_sae(SAERecipe("m", 0, "soft"), planted(2_000), tmp_path / "x", tmp_path / "w")
     with pytest.raises(InputError, match="finite"):
-        saes.train_sae(saes.SAERecipe("m", 0), np.full((100, 8), np.nan, np.float32), tmp_path / "x", tmp_path / "w")
+        saes.train_sae(SAERecipe("m", 0), np.full((100, 8), np.nan, np.float32), tmp_path / "x", tmp_path / "w")
     with pytest.raises(InputError, match="pylm-4l"):
         lm.config_for("pylm-9l")
+
+
+@pytest.mark.parametrize("architecture", ["topk", "batchtopk"])
+def test_only_a_finished_sae_of_the_same_recipe_counts_as_trained(architecture, tmp_path):
+    recipe = SAERecipe("toy", 0, architecture, k=2, width=8, tokens=64, batch=16)
+    rows = planted(64, d=4)
+    assert not is_trained(recipe, tmp_path / "sae")
+    saes.train_sae(recipe, rows, tmp_path / "sae", tmp_path / "checkpoint")
+    assert is_trained(recipe, tmp_path / "sae")
+    other = {"tokens": 128, "k": 3, "width": 16, "seed": 1, "layer": 1, "model": "other", "architecture": "relu"}
+    for name, value in other.items():
+        assert not is_trained(dataclasses.replace(recipe, **{name: value}), tmp_path / "sae"), name
+    (tmp_path / "sae" / "sae_weights.safetensors").unlink()
+    assert not is_trained(recipe, tmp_path / "sae")

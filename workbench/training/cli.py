@@ -69,7 +69,8 @@ def _saes(arguments: argparse.Namespace) -> int:
     from workbench.errors import NotFoundError, fail
     from workbench.sources.corpora import corpus
     from workbench.sources.models import load_model
-    from workbench.training.saes import embedded_recipes, train_sae
+    from workbench.training.recipes import embedded_recipes, is_trained
+    from workbench.training.saes import train_sae
 
     every = [recipe for recipe in embedded_recipes() if recipe.model == arguments.model]
     recipes = [recipe for recipe in every if not arguments.names or recipe.name.split("/")[1] in arguments.names]
@@ -82,7 +83,10 @@ def _saes(arguments: argparse.Namespace) -> int:
         )
     if arguments.tokens:
         recipes = [dataclasses.replace(recipe, tokens=arguments.tokens) for recipe in recipes]
-    recipes = [recipe for recipe in recipes if not (arguments.out / recipe.name / "cfg.json").exists()]
+    # One that was killed after its end is called once more, to remove its checkpoint.
+    recipes = [
+        recipe for recipe in recipes if not is_trained(recipe, arguments.out / recipe.name) or any((arguments.work / recipe.name).glob("*"))
+    ]
     source = arguments.out / arguments.model
     model = load_model(str(source) if source.exists() else arguments.model)
     # A little more than is trained on: BOS positions are left out.
@@ -112,7 +116,7 @@ def _saes(arguments: argparse.Namespace) -> int:
 
 def _overlap_curve(arguments: argparse.Namespace) -> int:
     from workbench.training.overlap_curve import TOKEN_COUNTS, measure_pairs, token_pairs
-    from workbench.training.saes import SAERecipe
+    from workbench.training.recipes import SAERecipe
 
     pairs = token_pairs(SAERecipe("pylm-4l", 2), arguments.tokens or TOKEN_COUNTS)
     print(measure_pairs(pairs, _activations(arguments), arguments.csv, arguments.out).to_string(index=False))
@@ -121,7 +125,7 @@ def _overlap_curve(arguments: argparse.Namespace) -> int:
 
 def _overlap_recipes(arguments: argparse.Namespace) -> int:
     from workbench.training.overlap_curve import measure_pairs, token_pairs
-    from workbench.training.saes import embedded_recipes
+    from workbench.training.recipes import embedded_recipes
 
     recipes = [recipe for recipe in embedded_recipes() if recipe.model == "pylm-4l" and recipe.seed == 0]
     chosen = [recipe for recipe in recipes if not arguments.names or recipe.name.split("/")[1] in arguments.names]

@@ -5,7 +5,7 @@
    of the same architecture, width, k, tokens and seed is trained (`workbench.training.saes`).
 3. Measured on the held-out text: FVU with its interval over documents, the share of latents that never fire, and how often each fires.
 4. The numbers go to `data/darkmatter`: `error_saes.csv` and `error_saes_density.csv`. The weights stay in the working folder, where a
-   killed run finds what it had finished.
+   killed run finds what it had finished of the same errors.
 
 Run with: python -m workbench.training.error_saes
 
@@ -15,7 +15,6 @@ Source: Engels, Riggs & Tegmark 2024 (arXiv 2410.14670), figure 8 (there judged 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,7 +32,8 @@ from workbench.keeping import replace_file
 from workbench.sources.corpora import corpus
 from workbench.sources.models import load_model
 from workbench.sources.saes import load_sae
-from workbench.training.saes import SAERecipe, train_sae
+from workbench.training.recipes import SAERecipe
+from workbench.training.saes import train_sae
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -53,24 +53,6 @@ def error_parts(x: np.ndarray, x_hat: np.ndarray, decomposition: ErrorDecomposit
         noise = rng.standard_normal(x.shape, dtype=np.float32)
         parts[f"Gaussian as {name}"] = noise @ root.T + parts[name].mean(axis=0)
     return parts
-
-
-def is_trained(recipe: SAERecipe, folder: Path) -> bool:
-    """Whether a folder holds the finished SAE of a recipe."""
-    if not (folder / "cfg.json").is_file() or not (folder / "sae_weights.safetensors").is_file():
-        return False
-    config = json.loads((folder / "cfg.json").read_text())
-    made = config["metadata"]
-    found = (
-        made["model_name"],
-        made["hook_name"],
-        config["architecture"],
-        config.get("k"),
-        config["d_sae"],
-        made["seed"],
-        made["training_tokens"],
-    )
-    return found == (recipe.model, recipe.hook, recipe.architecture, recipe.k, recipe.width, recipe.seed, recipe.tokens)
 
 
 def measure(sae, x: np.ndarray, documents: np.ndarray, *, batch: int = 4096) -> tuple[dict[str, float], np.ndarray]:
@@ -137,8 +119,7 @@ def train_error_saes(
     for part in PARTS:
         recipe = SAERecipe(sae_name.split("/")[0], int(hook.split(".")[1]), k=k, width=width, seed=seed, tokens=n_tokens)
         folder = work / part.replace(" ", "-")
-        if not is_trained(recipe, folder):
-            train_sae(recipe, parts["train"][part], folder, work / f"{folder.name}-checkpoint")
+        train_sae(recipe, parts["train"][part], folder, work / f"{folder.name}-checkpoint")
         numbers, density = measure(load_sae(str(folder), device="cpu"), parts["val"][part], documents)
         measured.append(
             {"part": part, "sae": sae_name, "width": width, "k": k, "tokens": n_tokens, "held_out_tokens": len(documents)} | numbers

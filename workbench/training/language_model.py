@@ -3,24 +3,25 @@
 1. A Llama-architecture model (tied embeddings) starts from `seed`.
 2. Each step reads `rows` contexts: corpus rows in a seeded order, and packed task rows (`mixture.py`), as the phase says.
 3. AdamW (warm-up, cosine), then Muon; the weighted mean of the next-token cross-entropies is the loss.
-4. Model, optimiser and step are checkpointed atomically; a killed run goes on from the last checkpoint and ends with the same weights.
-5. The result is a standard Hugging Face folder in float16 safetensors.
+4. A killed run goes on from its last checkpoint (`checkpoints`) and ends with the same bytes.
+5. The result is a standard Hugging Face folder in float16 safetensors. The working folder keeps the last checkpoint and `log.jsonl`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
 import math
+import shutil
 import time
 from pathlib import Path
 
 import numpy as np
 
-from workbench.errors import InputError, MismatchError, fail
-from workbench.keeping import replace_file
+from workbench.errors import InputError, fail
+from workbench.keeping import array_sha256, replace_file, replaced_folder, settle
 from workbench.sources.corpora import corpus
+from workbench.training.checkpoints import read_checkpoint, training_in, versions, write_checkpoint
 from workbench.training.mixture import TaskRows
 
 
@@ -131,15 +132,16 @@ def train_language_model(
 ) -> Path:
     """Train, checkpointing into `work`, and write the finished model with its tokenizer to `folder`.
 
+    Another process that trains in `work` is waited for.
+
     Raises
     ------
-    MismatchError
-        When `work` holds the checkpoint of another configuration.
+    MismatchError, IntegrityError
+        When `work` holds a checkpoint of another configuration, text, tokenizer, library or other prompts; or one that is damaged.
     """
     import torch
     from tqdm.auto import tqdm
 
-    work = Path(work)
     tokens = corpus(
         "python-source",
         tokenizer=tokenizer,
@@ -151,37 +153,55 @@ def train_language_model(
     task_rows = TaskRows(tokenizer, config.context, config.seed)
     order = np.random.default_rng(config.seed).permutation(len(tokens.ids))
     model = build(config, len(tokenizer), tokenizer.bos_token_id, tokenizer.pad_token_id)
-    start = _resume(work / "checkpoint.pt", config, model)
-    optimizers, phase = _optimizers(model, config, *config.phase(start), work / "checkpoint.pt"), config.phase(start)[0]
-    started, losses = time.time(), []
-    bar = tqdm(range(start, config.steps), initial=start, total=config.steps, desc=config.name, unit="step", mininterval=10)
-    for step in bar:
-        if config.phase(step)[0] != phase:
-            phase = config.phase(step)[0]
-            optimizers = _optimizers(model, config, phase, 0, None)
-        ids, weights = _batch(step, config, tokens.ids, order, task_rows)
-        loss = weighted_loss(model(input_ids=ids).logits, ids, weights)
-        model.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer in optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = group["peak"] * _learning_rate(step, config)
-            optimizer.step()
-        losses.append(loss.item())
-        last = step + 1 == config.steps
-        if (step + 1) % evaluate_every == 0 or last:
-            record = {
-                "step": step + 1,
-                "tokens": (step + 1) * config.rows * config.context,
-                "loss": float(np.mean(losses[-100:])),
-                "seconds": round(time.time() - started),
-            }
-            with open(work / "log.jsonl", "a") as handle:
-                handle.write(json.dumps(record | quick_gates(model, tokenizer)) + "\n")
-        if (step + 1) % checkpoint_every == 0 or last:
-            _checkpoint(work / "checkpoint.pt", config, step + 1, model, optimizers)
-    return export(model, tokenizer, folder)
+    firsts = np.cumsum([0, *(phase.steps for phase in config.phases[:-1])])
+    inputs = {
+        "config": dataclasses.asdict(config),
+        "tokens_sha256": tokens.sha256,
+        "tokenizer_sha256": tokens.tokenizer_sha256,
+        # What the first step of every phase reads: prompts are made by code, which may have changed.
+        "batches_sha256": [[array_sha256(part) for part in _batch(int(step), config, tokens.ids, order, task_rows)] for step in firsts],
+        "versions": versions("torch", "transformers", "tokenizers", "numpy"),
+    }
+    with training_in(work) as work:
+        state = read_checkpoint(work, inputs) or {"step": 0, "losses": [], "log": [], "seconds": 0.0}
+        start, losses, log = state["step"], state["losses"], state["log"]
+        phase, place = config.phase(start)
+        optimizers = _optimizers(model, config, phase)
+        if start:
+            model.load_state_dict(state["model"])
+        if place:  # else the phase begins with fresh ones
+            for optimizer, found in zip(optimizers, state["optimizers"], strict=True):
+                optimizer.load_state_dict(found)
+        started = time.time() - state["seconds"]
+        bar = tqdm(range(start, config.steps), initial=start, total=config.steps, desc=config.name, unit="step", mininterval=10)
+        for step in bar:
+            if config.phase(step)[0] != phase:
+                phase = config.phase(step)[0]
+                optimizers = _optimizers(model, config, phase)
+            ids, weights = _batch(step, config, tokens.ids, order, task_rows)
+            loss = weighted_loss(model(input_ids=ids).logits, ids, weights)
+            model.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            for optimizer in optimizers:
+                for group in optimizer.param_groups:
+                    group["lr"] = group["peak"] * _learning_rate(step, config)
+                optimizer.step()
+            losses = [*losses[-99:], loss.item()]
+            last = step + 1 == config.steps
+            if (step + 1) % evaluate_every == 0 or last:
+                record = {
+                    "step": step + 1,
+                    "tokens": (step + 1) * config.rows * config.context,
+                    "loss": float(np.mean(losses)),
+                    "seconds": round(time.time() - started),
+                }
+                log = [*log, record | quick_gates(model, tokenizer)]
+                replace_file(work / "log.jsonl", "".join(json.dumps(each) + "\n" for each in log).encode())
+            if (step + 1) % checkpoint_every == 0 or last:
+                state = {"step": step + 1, "losses": losses, "log": log, "seconds": time.time() - started, "model": model.state_dict()}
+                write_checkpoint(work, inputs, state | {"optimizers": [optimizer.state_dict() for optimizer in optimizers]})
+        return export(model, tokenizer, folder)
 
 
 def weighted_loss(logits, ids, weights):
@@ -209,13 +229,15 @@ def quick_gates(model, tokenizer, n: int = 128) -> dict[str, float]:
 
 
 def export(model, tokenizer, folder: str | Path) -> Path:
-    """Write a standard Hugging Face folder: float16 safetensors, config and tokenizer."""
+    """Write a standard Hugging Face folder: float16 safetensors, config and tokenizer. What else is in the folder, such as SAEs, stays."""
     import torch
 
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    model.to(torch.float16).save_pretrained(folder, safe_serialization=True)
-    tokenizer.save_pretrained(folder)
+    folder = settle(folder)
+    with replaced_folder(folder) as staged:
+        if folder.is_dir():
+            shutil.copytree(folder, staged, ignore=shutil.ignore_patterns(".*"), dirs_exist_ok=True)
+        model.to(torch.float16).save_pretrained(staged, safe_serialization=True)
+        tokenizer.save_pretrained(staged)
     return folder
 
 
@@ -231,8 +253,8 @@ def _learning_rate(step: int, config: LanguageModelConfig) -> float:
     return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
 
-def _optimizers(model, config: LanguageModelConfig, phase: int, place: int, checkpoint: Path | None) -> list:
-    """The phase's optimisers, fresh at its beginning, else with the state of the checkpoint."""
+def _optimizers(model, config: LanguageModelConfig, phase: int) -> list:
+    """The optimisers with which a phase begins."""
     import torch
 
     from workbench.training.muon import Muon
@@ -253,9 +275,6 @@ def _optimizers(model, config: LanguageModelConfig, phase: int, place: int, chec
     optimizers = [adamw]
     if muon:
         optimizers.append(Muon([{"params": matrices, "peak": config.muon_learning_rate}]))
-    if place and checkpoint is not None:
-        for optimizer, state in zip(optimizers, torch.load(checkpoint, weights_only=True)["optimizers"], strict=True):
-            optimizer.load_state_dict(state)
     return optimizers
 
 
@@ -273,40 +292,6 @@ def _batch(step: int, config: LanguageModelConfig, corpus_ids: np.ndarray, order
     ids = np.concatenate([chosen, np.stack([row for row, _ in packed])])
     weights = np.concatenate([np.ones(chosen.shape, np.float32), np.stack([weight for _, weight in packed])])
     return torch.from_numpy(ids), torch.from_numpy(weights)
-
-
-def _plain_config(config: LanguageModelConfig) -> dict:
-    """As it comes back from a checkpoint."""
-    return json.loads(json.dumps(dataclasses.asdict(config)))
-
-
-def _checkpoint(path: Path, config: LanguageModelConfig, step: int, model, optimizers: list) -> None:
-    import torch
-
-    buffer = io.BytesIO()
-    state = {"config": _plain_config(config), "step": step, "model": model.state_dict()}
-    torch.save(state | {"optimizers": [optimizer.state_dict() for optimizer in optimizers]}, buffer)
-    replace_file(path, buffer.getvalue())
-
-
-def _resume(path: Path, config: LanguageModelConfig, model) -> int:
-    import torch
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not path.exists():
-        return 0
-    state = torch.load(path, weights_only=True)
-    here = _plain_config(config)
-    if state["config"] != here:
-        differing = {key: (state["config"].get(key), value) for key, value in here.items() if state["config"].get(key) != value}
-        fail(
-            MismatchError,
-            f"{path} was made with other settings (there, here): {differing}",
-            "the same settings to resume",
-            "use another work folder, or remove this one",
-        )
-    model.load_state_dict(state["model"])
-    return state["step"]
 
 
 def config_for(name: str, **changes) -> LanguageModelConfig:

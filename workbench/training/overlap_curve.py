@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.errors import InputError, fail
 from workbench.keeping import replace_file
-from workbench.training.saes import SAERecipe, train_sae
+from workbench.training.recipes import SAERecipe, is_trained
+from workbench.training.saes import train_sae
 
 if TYPE_CHECKING:
     import numpy as np
@@ -91,8 +92,8 @@ def _overlap(first: SAERecipe, second: SAERecipe, activations: Callable[[str, st
     with tempfile.TemporaryDirectory(prefix="overlap-") as scratch:
         saes = []
         for recipe in (first, second):
-            folder = _finished(recipe, zoo)
-            if folder is None:
+            folder = None if zoo is None else zoo / recipe.name
+            if folder is None or not is_trained(recipe, folder):
                 folder = train_sae(recipe, activations(recipe.model, recipe.hook), Path(scratch) / recipe.name, Path(scratch) / "work")
             saes.append(load_sae(str(folder), device="cpu"))
         a, b = saes
@@ -101,13 +102,3 @@ def _overlap(first: SAERecipe, second: SAERecipe, activations: Callable[[str, st
     return {name: float(getattr(found, name)) for name in names} | {
         "null_shared_fraction": found.null.mean, "null_mean_cosine": found.null_cosine.mean, "p_value": found.null.p_value,
     }  # fmt: skip
-
-
-def _finished(recipe: SAERecipe, zoo: Path | None) -> Path | None:
-    """The folder of an SAE of this very recipe, if there is one."""
-    from workbench.sources.zoo import read_json
-
-    folder = None if zoo is None else zoo / recipe.name
-    if folder is None or not (folder / "cfg.json").is_file():
-        return None
-    return folder if read_json(folder / "cfg.json")["metadata"].get("training_tokens") == recipe.tokens else None

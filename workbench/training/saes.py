@@ -4,77 +4,32 @@
 2. One seeded permutation orders the tokens; SAEs of every seed, width and architecture read the same tokens in the same order.
 3. SAELens' own trainer takes the steps. L1 and JumpReLU coefficients follow the target: while the running L0 is above it the coefficient
    grows, below it shrinks; it is frozen for the last quarter.
-4. Checkpoints every `CHECKPOINT_TOKENS`; a killed run goes on from the last.
+4. A killed run goes on from its last checkpoint (`checkpoints`) and ends with the same bytes; one that had ended is not run again.
 5. Activation scale and decoder norms are folded into the weights, so the decoder rows have unit norm; saved as a SAELens folder in float16.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import hashlib
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from workbench.errors import InputError, fail
+from workbench.errors import InputError, IntegrityError, NotFoundError, fail
+from workbench.keeping import file_sha256, key, read_json, replaced_folder, settle, sweep
+from workbench.training.checkpoints import read_checkpoint, remove_checkpoint, rows_sha256, training_in, versions, write_checkpoint
+from workbench.training.recipes import ARCHITECTURES, CONFIG, WEIGHTS, SAERecipe
 
-CHECKPOINT_TOKENS = 1_000_000
 # Exponent of the coefficient's answer to (running L0 / target), each step. L0 follows the coefficient with a lag of a few hundred steps;
 # a faster answer overshoots, and latents that an overshoot silences never fire again.
 CONTROL_GAIN = 0.005
-ARCHITECTURES = {"topk": "topk", "relu": "standard", "jumprelu": "jumprelu", "batchtopk": "batchtopk", "matryoshka": "matryoshka_batchtopk"}
-
-
-@dataclasses.dataclass(frozen=True)
-class SAERecipe:
-    """Everything that decides an SAE's weights, given the activations."""
-
-    model: str
-    layer: int
-    architecture: str = "topk"
-    k: int = 32  # target L0
-    width: int = 1024
-    seed: int = 0
-    tokens: int = 3_000_000
-    batch: int = 1024
-    learning_rate: float = 1e-3
-    sparsity_coefficient: float = 0.0  # where the L1 or L0 coefficient starts, for the two architectures that have one
-
-    @property
-    def name(self) -> str:
-        """`<model>/l<layer>-<architecture><k>-w<width>-s<seed>`."""
-        return f"{self.model}/l{self.layer}-{self.architecture}{self.k}-w{self.width}-s{self.seed}"
-
-    @property
-    def hook(self) -> str:
-        """The residual stream at the layer's output."""
-        return f"blocks.{self.layer}.hook_resid_post"
-
-    @property
-    def initial_seed(self) -> int:
-        """Seed of the initial weights: other hooks and models start elsewhere also with the same `seed`."""
-        return int(hashlib.sha256(f"{self.model}/{self.hook}/{self.seed}".encode()).hexdigest()[:7], 16)
-
-
-def embedded_recipes() -> list[SAERecipe]:
-    """The embedded SAEs, in the order in which they are needed most."""
-    base = SAERecipe("pylm-4l", 2)
-    variants = [base, dataclasses.replace(base, width=4096)]
-    variants += [SAERecipe("pylm-4l", layer) for layer in (0, 1, 3)]
-    variants += [dataclasses.replace(base, seed=seed) for seed in (1, 2, 3, 4)]
-    variants += [dataclasses.replace(base, width=width) for width in (256, 512, 2048)]
-    variants += [dataclasses.replace(base, k=k) for k in (16, 64)]
-    variants += [
-        dataclasses.replace(base, architecture="relu", sparsity_coefficient=0.1),
-        dataclasses.replace(base, architecture="jumprelu", sparsity_coefficient=0.02),
-    ]
-    variants += [dataclasses.replace(base, architecture=architecture) for architecture in ("batchtopk", "matryoshka")]
-    variants += [SAERecipe("pylm-4l-seed1", layer) for layer in (2, 0, 1, 3)]
-    variants += [SAERecipe("pylm-2l", layer) for layer in (0, 1)]
-    return variants
+# What a step changes in SAELens' trainer, beside its optimiser and schedules.
+_COUNTERS = ("n_training_steps", "n_training_samples", "act_freq_scores", "n_forward_passes_since_fired", "n_frac_active_samples",
+             "started_fine_tuning")  # fmt: skip
 
 
 class Batches:
@@ -97,69 +52,129 @@ class Batches:
 
 
 def train_sae(
-    recipe: SAERecipe, activations: np.ndarray, folder: str | Path, work: str | Path, *, context: int = 256, corpus_sha256: str = ""
-) -> Path:
-    """Train one SAE and write it as a SAELens folder.
+    recipe: SAERecipe, activations: np.ndarray, folder: str | Path, work: str | Path, *, context: int = 256, corpus_sha256: str = "",
+    checkpoint_tokens: int = 1_000_000,
+) -> Path:  # fmt: skip
+    """Train one SAE and write it as a SAELens folder, unless the folder holds it already.
 
     Parameters
     ----------
     activations : float array (n, d_model)
         Rows without BOS and padding, at the recipe's hook.
     folder, work : path
-        The finished SAE; checkpoints.
+        The finished SAE; its checkpoint, and nothing at the end. Another process that trains in `work` is waited for.
+    checkpoint_tokens : int
+        A checkpoint is written whenever so many tokens more have been read.
 
     Raises
     ------
     InputError
         For an unknown architecture, or activations that are not finite.
+    MismatchError, IntegrityError
+        When `work` holds a checkpoint of another recipe, text, library or other activations; or one that is damaged.
     """
-    import torch
-    from sae_lens.config import LoggingConfig, SAETrainerConfig
-    from sae_lens.training.sae_trainer import SAETrainer
     from tqdm.auto import tqdm
 
     if not np.isfinite(activations[:: max(1, len(activations) // 1000)]).all():
         fail(InputError, f"activations of {recipe.hook} with NaN or infinity", "finite activations", "harvest them again, in float32")
-    torch.manual_seed(recipe.initial_seed)
     sae = build_training_sae(recipe, activations.shape[1], context, corpus_sha256)
-    batches = Batches(activations, recipe.batch)
-    steps = recipe.tokens // recipe.batch
+    folder, batches, steps = Path(folder), Batches(activations, recipe.batch), recipe.tokens // recipe.batch
+    trainer = _trainer(recipe, sae, batches)
+    inputs = {
+        "recipe": dataclasses.asdict(recipe),
+        "activations": {"shape": activations.shape, "dtype": str(activations.dtype), "sha256": rows_sha256(activations)},
+        "context": context,
+        "corpus_sha256": corpus_sha256,
+        "control_gain": CONTROL_GAIN,
+        "versions": versions("torch", "sae-lens", "numpy"),
+    }
+    sae.cfg.metadata.training_inputs = key("training an SAE", **inputs)
+    with training_in(work) as work:
+        if _is_finished(folder, sae.cfg.metadata.training_inputs):
+            sweep(folder.parent, folder.name)
+            remove_checkpoint(work)
+            return folder
+        state = read_checkpoint(work, inputs)
+        if state is None:
+            _begin(recipe, sae, trainer, activations)
+            average = float(recipe.k)
+        else:
+            average = _restore(state, sae, trainer, batches)
+        bar = tqdm(total=steps, initial=batches.position, desc=recipe.name, unit="step", mininterval=10)
+        for step in range(batches.position, steps):
+            output = trainer.step(next(batches))
+            trainer.n_training_steps += 1
+            if recipe.architecture in ("relu", "jumprelu") and step < 0.75 * steps:
+                average = 0.98 * average + 0.02 * float((output.feature_acts > 0).sum(-1).float().mean())
+                for schedule in trainer.coefficient_schedulers.values():
+                    schedule.final_value *= float(np.clip(average / recipe.k, 0.5, 2.0)) ** CONTROL_GAIN
+            if (step + 1) * recipe.batch // checkpoint_tokens > step * recipe.batch // checkpoint_tokens and step + 1 < steps:
+                write_checkpoint(work, inputs, _state(sae, trainer, batches, average))
+            bar.update()
+        bar.close()
+        _export(recipe, sae, trainer, folder)
+        remove_checkpoint(work)
+    return folder
+
+
+def _trainer(recipe: SAERecipe, sae, batches: Batches):
+    """SAELens' trainer before the first step."""
+    from sae_lens.config import LoggingConfig, SAETrainerConfig
+    from sae_lens.training.sae_trainer import SAETrainer
+
     if recipe.architecture == "topk":
         decode_sparsely(sae)
-    trainer = SAETrainer(
-        SAETrainerConfig(
-            total_training_samples=steps * recipe.batch,
-            train_batch_size_samples=recipe.batch,
-            lr=recipe.learning_rate,
-            lr_warm_up_steps=steps // 50,
-            lr_decay_steps=steps // 3,
-            lr_end=recipe.learning_rate / 100,
-            device="cpu",
-            dead_feature_window=300,
-            logger=LoggingConfig(log_to_wandb=False),
-        ),
-        sae=sae,
-        data_provider=batches,
+    steps = recipe.tokens // recipe.batch
+    config = SAETrainerConfig(
+        total_training_samples=steps * recipe.batch,
+        train_batch_size_samples=recipe.batch,
+        lr=recipe.learning_rate,
+        lr_warm_up_steps=steps // 50,
+        lr_decay_steps=steps // 3,
+        lr_end=recipe.learning_rate / 100,
+        device="cpu",
+        dead_feature_window=300,
+        logger=LoggingConfig(log_to_wandb=False),
     )
-    start = _resume(Path(work), sae, trainer, batches)
-    if start == 0:
-        trainer.activation_scaler.estimate_scaling_factor(
-            sae.cfg.d_in, Batches(activations, recipe.batch, seed=1), n_batches_for_norm_estimate=20
-        )
-        sample = activations[:: max(1, len(activations) // 50_000)].astype(np.float64).mean(0)
-        sae.b_dec.data = torch.from_numpy(sample * trainer.activation_scaler.scaling_factor).to(sae.b_dec.dtype)
-        sae.b_enc.data = -(sae.b_dec @ sae.W_enc).detach()  # as if the mean were subtracted from the input, at no cost a step
-    average = float(recipe.k)
-    for step in tqdm(range(start, steps), initial=start, total=steps, desc=recipe.name, unit="step", mininterval=10):
-        output = trainer.step(next(batches))
-        trainer.n_training_steps += 1
-        if recipe.architecture in ("relu", "jumprelu") and step < 0.75 * steps:
-            average = 0.98 * average + 0.02 * float((output.feature_acts > 0).sum(-1).float().mean())
-            for schedule in trainer.coefficient_schedulers.values():
-                schedule.final_value *= float(np.clip(average / recipe.k, 0.5, 2.0)) ** CONTROL_GAIN
-        if (step + 1) * recipe.batch // CHECKPOINT_TOKENS > step * recipe.batch // CHECKPOINT_TOKENS and step + 1 < steps:
-            _checkpoint(Path(work), sae, trainer)
-    return _export(recipe, sae, trainer, Path(folder), Path(work))
+    return SAETrainer(config, sae=sae, data_provider=batches)
+
+
+def _begin(recipe: SAERecipe, sae, trainer, activations: np.ndarray) -> None:
+    """The scale of the activations, and biases as if their mean were subtracted from the input, which costs nothing a step."""
+    import torch
+
+    scaler = trainer.activation_scaler
+    scaler.estimate_scaling_factor(sae.cfg.d_in, Batches(activations, recipe.batch, seed=1), n_batches_for_norm_estimate=20)
+    sample = activations[:: max(1, len(activations) // 50_000)].astype(np.float64).mean(0)
+    sae.b_dec.data = torch.from_numpy(sample * scaler.scaling_factor).to(sae.b_dec.dtype)
+    sae.b_enc.data = -(sae.b_dec @ sae.W_enc).detach()
+
+
+def _state(sae, trainer, batches: Batches, average: float) -> dict[str, Any]:
+    """All that the steps change; SAELens' own `save_trainer_state` leaves the adapted coefficients out."""
+    return {
+        "sae": sae.state_dict(),
+        "optimizer": trainer.optimizer.state_dict(),
+        "lr_scheduler": trainer.lr_scheduler.state_dict(),
+        "coefficients": {name: dict(vars(schedule)) for name, schedule in trainer.coefficient_schedulers.items()},
+        "counters": {name: getattr(trainer, name) for name in _COUNTERS},
+        "scaling_factor": trainer.activation_scaler.scaling_factor,
+        "position": batches.position,
+        "average": average,
+    }
+
+
+def _restore(state: dict[str, Any], sae, trainer, batches: Batches) -> float:
+    """Put everything back to where `_state` took it; returns the running L0."""
+    sae.load_state_dict(state["sae"])
+    trainer.optimizer.load_state_dict(state["optimizer"])
+    trainer.lr_scheduler.load_state_dict(state["lr_scheduler"])
+    for name, schedule in trainer.coefficient_schedulers.items():
+        vars(schedule).update(state["coefficients"][name])
+    vars(trainer).update(state["counters"])
+    trainer.activation_scaler.scaling_factor = state["scaling_factor"]
+    batches.position = state["position"]
+    return state["average"]
 
 
 def decode_sparsely(sae) -> None:
@@ -190,6 +205,7 @@ def decode_sparsely(sae) -> None:
 
 def build_training_sae(recipe: SAERecipe, d_in: int, context: int, corpus_sha256: str = ""):
     """A freshly initialised SAELens training SAE with complete metadata."""
+    import torch
     from sae_lens import __version__, registry
     from sae_lens.saes.sae import SAEMetadata
 
@@ -219,6 +235,7 @@ def build_training_sae(recipe: SAERecipe, d_in: int, context: int, corpus_sha256
         corpus_sha256=corpus_sha256,
         training_architecture=recipe.architecture,
     )
+    torch.manual_seed(recipe.initial_seed)
     return sae_class(
         config_class(
             d_in=d_in,
@@ -232,7 +249,7 @@ def build_training_sae(recipe: SAERecipe, d_in: int, context: int, corpus_sha256
     )
 
 
-def _export(recipe: SAERecipe, sae, trainer, folder: Path, work: Path) -> Path:
+def _export(recipe: SAERecipe, sae, trainer, folder: Path) -> None:
     from safetensors.torch import load_file, save_file
 
     sae.__dict__.pop("decode", None)
@@ -247,35 +264,17 @@ def _export(recipe: SAERecipe, sae, trainer, folder: Path, work: Path) -> Path:
     if hasattr(sae.cfg, "rescale_acts_by_decoder_norm"):
         sae.cfg.rescale_acts_by_decoder_norm = False
     sae.cfg.metadata.sparsity_coefficient = {name: schedule.final_value for name, schedule in trainer.coefficient_schedulers.items()}
-    partial = folder.with_name(folder.name + ".part")
-    shutil.rmtree(partial, ignore_errors=True)
-    weights, config = sae.save_inference_model(partial)
-    save_file({name: tensor.half().contiguous() for name, tensor in load_file(weights).items()}, weights)
-    config.write_text(json.dumps(json.loads(config.read_text()), indent=1, sort_keys=True) + "\n")
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
-    shutil.rmtree(work, ignore_errors=True)
-    return folder
+    with replaced_folder(folder) as staged:
+        sae.save_inference_model(staged)
+        save_file({name: tensor.half().contiguous() for name, tensor in load_file(staged / WEIGHTS).items()}, staged / WEIGHTS)
+        config = json.loads((staged / CONFIG).read_text())
+        config["metadata"]["weights_sha256"] = file_sha256(staged / WEIGHTS)
+        (staged / CONFIG).write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
 
 
-def _checkpoint(work: Path, sae, trainer) -> None:
-    from safetensors.torch import save_file
-
-    partial = work.with_name(work.name + ".part")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    save_file({name: tensor.contiguous() for name, tensor in sae.state_dict().items()}, partial / "weights.safetensors")
-    trainer.save_trainer_state(partial)
-    shutil.rmtree(work, ignore_errors=True)
-    partial.rename(work)
-
-
-def _resume(work: Path, sae, trainer, batches: Batches) -> int:
-    from safetensors.torch import load_file
-
-    if not (work / "weights.safetensors").exists():
-        return 0
-    sae.load_state_dict(load_file(work / "weights.safetensors"))
-    trainer.load_trainer_state(work)
-    batches.position = trainer.n_training_steps
-    return trainer.n_training_steps
+def _is_finished(folder: Path, training_inputs: str) -> bool:
+    """Whether a folder holds the SAE of just these inputs, its weights as they were written."""
+    with contextlib.suppress(NotFoundError, IntegrityError, OSError, KeyError):
+        made = read_json(settle(folder) / CONFIG)["metadata"]
+        return (made["training_inputs"], made["weights_sha256"]) == (training_inputs, file_sha256(folder / WEIGHTS))
+    return False

@@ -14,6 +14,7 @@ import numpy as np
 
 from workbench.circuits import tasks
 from workbench.errors import InputError, fail
+from workbench.keeping import replaced_folder
 from workbench.sources import corpora
 
 BOS, PAD = "<|bos|>", "<|pad|>"
@@ -71,5 +72,6 @@ def train_tokenizer(
     split = sorted({word for name in tasks.WORD_LISTS for word in tasks.single_tokens(tokenizer, name)[1]})
     if split:
         fail(InputError, f"the trained tokenizer splits the task words {split}", "single tokens", "raise prompt_share or vocabulary")
-    tokenizer.save_pretrained(folder)
+    with replaced_folder(folder) as staged:
+        tokenizer.save_pretrained(staged)
     return tokenizer
