@@ -39,7 +39,7 @@ def test_numbers_are_those_of_the_saes_and_nothing_is_made_twice(tmp_path):
     second = dataclasses.replace(RECIPE, seed=1)
     zoo = tmp_path / "zoo"
     for recipe in (RECIPE, second):
-        train_sae(recipe, rows, zoo / recipe.name, tmp_path / "work")
+        train_sae(recipe, rows, zoo / recipe.name, tmp_path / "zoo" / "work")
     a, b = (load_sae(str(zoo / recipe.name), device="cpu") for recipe in (RECIPE, second))
     table = measure_pairs([(RECIPE, second)], activations, tmp_path / "overlap.csv", zoo)
     assert calls == []  # both are in the zoo
@@ -53,3 +53,32 @@ def test_numbers_are_those_of_the_saes_and_nothing_is_made_twice(tmp_path):
     pd.testing.assert_frame_equal(again, pd.read_csv(tmp_path / "overlap.csv"))
     assert list(again["tokens"]) == [40_000, 50_000]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["overlap.csv", "zoo"]  # no weights are left
+
+
+def test_a_killed_measurement_goes_on_in_its_working_folder(tmp_path):
+    rows, calls, pair = data(), [], (RECIPE, dataclasses.replace(RECIPE, seed=1))
+
+    def killed(model, hook):
+        calls.append(hook)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return rows
+
+    with pytest.raises(KeyboardInterrupt):
+        measure_pairs([pair], killed, tmp_path / "overlap.csv", work=tmp_path / "work")
+    assert not (tmp_path / "overlap.csv").exists()
+    first = tmp_path / "work" / "m-l1-topk4-w32-s0-40000" / "sae" / "cfg.json"
+    made = first.stat().st_ino
+    inodes = []
+
+    def goes_on(model, hook):
+        inodes.append(first.stat().st_ino)
+        return rows
+
+    measured = measure_pairs([pair], goes_on, tmp_path / "overlap.csv", work=tmp_path / "work")
+    assert inodes == [made, made]  # the first was not trained again
+    assert list((tmp_path / "work").iterdir()) == []
+    first.parent.mkdir(parents=True)  # as if it had been killed before it removed this
+    measure_pairs([pair], None, tmp_path / "overlap.csv", work=tmp_path / "work")
+    assert list((tmp_path / "work").iterdir()) == []
+    pd.testing.assert_frame_equal(measured, measure_pairs([pair], lambda *_: rows, tmp_path / "other.csv"))

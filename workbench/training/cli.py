@@ -115,23 +115,30 @@ def _saes(arguments: argparse.Namespace) -> int:
 
 
 def _overlap_curve(arguments: argparse.Namespace) -> int:
-    from workbench.training.overlap_curve import TOKEN_COUNTS, measure_pairs, token_pairs
+    from workbench.training.overlap_curve import TOKEN_COUNTS, token_pairs
     from workbench.training.recipes import SAERecipe
 
     pairs = token_pairs(SAERecipe("pylm-4l", 2), arguments.tokens or TOKEN_COUNTS)
-    print(measure_pairs(pairs, _activations(arguments), arguments.csv, arguments.out).to_string(index=False))
+    print(_measured(pairs, arguments).to_string(index=False))
     return 0
 
 
 def _overlap_recipes(arguments: argparse.Namespace) -> int:
-    from workbench.training.overlap_curve import measure_pairs, token_pairs
+    from workbench.training.overlap_curve import token_pairs
     from workbench.training.recipes import embedded_recipes
 
     recipes = [recipe for recipe in embedded_recipes() if recipe.model == "pylm-4l" and recipe.seed == 0]
     chosen = [recipe for recipe in recipes if not arguments.names or recipe.name.split("/")[1] in arguments.names]
     pairs = [pair for recipe in chosen for pair in token_pairs(recipe, [arguments.tokens or recipe.tokens], tuple(arguments.seeds))]
-    print(measure_pairs(pairs, _activations(arguments), arguments.csv, arguments.out).to_string(index=False))
+    print(_measured(pairs, arguments).to_string(index=False))
     return 0
+
+
+def _measured(pairs: list, arguments: argparse.Namespace):
+    from workbench.training.overlap_curve import measure_pairs
+
+    work = arguments.work / f"overlap-{arguments.csv.stem}"
+    return measure_pairs(pairs, _activations(arguments), arguments.csv, arguments.out, work=work)
 
 
 def _activations(arguments: argparse.Namespace):

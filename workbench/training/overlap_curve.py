@@ -1,8 +1,9 @@
 """Does the overlap of two seeds grow with training, and what else does it depend on? Pairs are trained, measured and forgotten.
 
 1. For every pair of recipes that differ in their seed alone, train both (or take the embedded SAE, where the recipe is one of those) in a
-   temporary folder. Every point is a whole run of its own, with warm-up and decay: a checkpoint in mid-course would not be.
-2. Measure their overlap by every definition, with its null, and append a row to a CSV file. A killed run goes on where it stopped.
+   working folder. Every point is a whole run of its own, with warm-up and decay: a checkpoint in mid-course would not be.
+2. Measure their overlap by every definition, with its null, and append a row to a CSV file. A killed run goes on where it stopped, in
+   the same working folder; one process at a time uses it.
 3. Only the numbers are kept: `data/matching/overlap_by_tokens.csv` and `data/matching/overlap_by_recipe.csv`.
 
 Source: Paulo & Belrose 2025 (arXiv 2501.16615), shared fraction against tokens, width, k, layer and architecture.
@@ -10,7 +11,9 @@ Source: Paulo & Belrose 2025 (arXiv 2501.16615), shared fraction against tokens,
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.errors import InputError, fail
 from workbench.keeping import replace_file
+from workbench.training.checkpoints import training_in
 from workbench.training.recipes import SAERecipe, is_trained
 from workbench.training.saes import train_sae
 
@@ -42,6 +46,8 @@ def measure_pairs(
     activations: Callable[[str, str], np.ndarray],
     target: str | Path,
     zoo: str | Path | None = None,
+    *,
+    work: str | Path | None = None,
 ) -> pd.DataFrame:
     """Overlap of every pair that the file does not hold yet.
 
@@ -55,6 +61,8 @@ def measure_pairs(
         CSV file; rows are appended, one after each pair.
     zoo : path, optional
         Folder of finished SAEs to take instead of training, `<zoo>/<model>/<name>`.
+    work : path, optional
+        Where SAEs and checkpoints lie until their pair is measured; a temporary folder without it.
 
     Returns
     -------
@@ -68,15 +76,20 @@ def measure_pairs(
     """
     import pandas as pd
 
-    target = Path(target)
-    rows = pd.read_csv(target).to_dict("records") if target.exists() else []
+    target, zoo = Path(target), None if zoo is None else Path(zoo)
     for first, second in pairs:
         if first.seed == second.seed or dataclasses.replace(first, seed=second.seed) != second:
             fail(InputError, f"{first.name} and {second.name}", "one recipe with two seeds", "use token_pairs")
-        key = _key(first, second)
-        if not any(all(row[name] == key[name] for name in _KEY) for row in rows):
-            rows.append(key | _overlap(first, second, activations, None if zoo is None else Path(zoo)))
-            replace_file(target, pd.DataFrame(rows).to_csv(index=False, float_format="%.6g").encode())
+    with contextlib.ExitStack() as stack:
+        work = stack.enter_context(training_in(work or stack.enter_context(tempfile.TemporaryDirectory(prefix="overlap-"))))
+        rows = pd.read_csv(target).to_dict("records") if target.exists() else []
+        for first, second in pairs:
+            key, places = _key(first, second), [work / f"{each.name}-{each.tokens}".replace("/", "-") for each in (first, second)]
+            if not any(all(row[name] == key[name] for name in _KEY) for row in rows):
+                rows.append(key | _overlap((first, second), places, activations, zoo))
+                replace_file(target, pd.DataFrame(rows).to_csv(index=False, float_format="%.6g").encode())
+            for place in places:  # also of one that was killed after it wrote its row
+                shutil.rmtree(place, ignore_errors=True)
     return pd.DataFrame(rows)
 
 
@@ -85,19 +98,20 @@ def _key(first: SAERecipe, second: SAERecipe) -> dict[str, Any]:
     return own | {"seed_a": first.seed, "seed_b": second.seed}
 
 
-def _overlap(first: SAERecipe, second: SAERecipe, activations: Callable[[str, str], np.ndarray], zoo: Path | None) -> dict[str, float]:
+def _overlap(
+    pair: tuple[SAERecipe, SAERecipe], places: Sequence[Path], activations: Callable[[str, str], np.ndarray], zoo: Path | None
+) -> dict[str, float]:
     from workbench.matching.overlap import seed_overlap
     from workbench.sources.saes import load_sae
 
-    with tempfile.TemporaryDirectory(prefix="overlap-") as scratch:
-        saes = []
-        for recipe in (first, second):
-            folder = None if zoo is None else zoo / recipe.name
-            if folder is None or not is_trained(recipe, folder):
-                folder = train_sae(recipe, activations(recipe.model, recipe.hook), Path(scratch) / recipe.name, Path(scratch) / "work")
-            saes.append(load_sae(str(folder), device="cpu"))
-        a, b = saes
-        found = seed_overlap(a.W_dec, b.W_dec, a.W_enc, b.W_enc, n_null=20, n_null_matched=1)
+    saes = []
+    for recipe, place in zip(pair, places, strict=True):
+        folder = None if zoo is None else zoo / recipe.name
+        if folder is None or not is_trained(recipe, folder):
+            folder = train_sae(recipe, activations(recipe.model, recipe.hook), place / "sae", place / "checkpoint")
+        saes.append(load_sae(str(folder), device="cpu"))
+    a, b = saes
+    found = seed_overlap(a.W_dec, b.W_dec, a.W_enc, b.W_enc, n_null=20, n_null_matched=1)
     names = ("shared_fraction", "aligned_fraction", "decoder_fraction", "equal_fraction", "max_cosine_fraction", "mean_cosine")
     return {name: float(getattr(found, name)) for name in names} | {
         "null_shared_fraction": found.null.mean, "null_mean_cosine": found.null_cosine.mean, "p_value": found.null.p_value,
