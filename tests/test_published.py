@@ -25,7 +25,7 @@ def test_unknown_table_lists_the_known_ones(tmp_path):
 
 @pytest.mark.parametrize(("content", "word"), [
     ("quantity,value\na,1\n", "without source"), ("quantity,value,source\na,1,\n", "line 2"),
-    ("quantity,value,source\na,1,b\nc,many,d\n", "line 3"), ("", "no CSV table"),
+    ("quantity,value,source\na,1,b\nc,many,d\n", "line 3"), ("", "Expected: a comma-separated table"),
 ])  # fmt: skip
 def test_a_number_without_source_is_refused(tmp_path, content, word):
     (tmp_path / "one.csv").write_text(content)

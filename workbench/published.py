@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from workbench.errors import IntegrityError, NotFoundError, fail
+from workbench.keeping.reading import read_csv, reading
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -55,16 +56,14 @@ def published_numbers(name: str | None = None, *, folder: str | Path | None = No
             f"one of {known}",
             "check the name, or work in a clone of the repository",
         )
-    return pd.concat([_read(file) for file in chosen], ignore_index=True)
+    with reading(folder, "tables of published numbers", "restore it from git"):
+        return pd.concat([_read(file) for file in chosen], ignore_index=True)
 
 
 def _read(file: Path) -> pd.DataFrame:
     import pandas as pd
 
-    try:
-        table = pd.read_csv(file)
-    except (ValueError, UnicodeDecodeError) as error:
-        fail(IntegrityError, f"{file} is no CSV table ({error})", "a comma-separated table", "restore the file from git", cause=error)
+    table = read_csv(file)
     missing = [column for column in REQUIRED if column not in table]
     if missing:
         fail(IntegrityError, f"{file} without {', '.join(missing)}", f"the columns {', '.join(REQUIRED)}", "add them")

@@ -47,7 +47,7 @@ def test_a_damaged_list_is_refused(tmp_path, monkeypatch):
         known_circuits()
     (tmp_path / "circuits").mkdir()
     (tmp_path / "circuits" / "published.csv").write_text("model,task\na,b\n")
-    with pytest.raises(IntegrityError, match=r"published\.csv is no list"):
+    with pytest.raises(IntegrityError, match=r"published\.csv cannot be read"):
         known_circuits()
 
 
@@ -85,7 +85,7 @@ def test_connections_are_read_as_they_were_written(constructed, tmp_path, monkey
     with pytest.raises(NotFoundError, match="no connections of task 'ioi'"):
         known_edges("ioi", constructed)
     path.write_text("task,source\ninduction,0.1\n")
-    with pytest.raises(IntegrityError, match="is no table of connections"):
+    with pytest.raises(IntegrityError, match="Expected: a table of connections"):
         known_edges("induction", constructed)
 
 

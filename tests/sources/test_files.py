@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from workbench.errors import IntegrityError, NotFoundError
+from workbench.keeping import read_json
 from workbench.sources.files import (
     card_numbers,
     check_safetensors,
     close_matches,
     did_you_mean,
     read_card,
-    read_json,
     verify_weights,
     write_card,
 )
@@ -40,7 +40,7 @@ def test_every_truncation_is_found(tmp_path_factory, cut):
     save_file({"a": np.arange(12, dtype=np.float32)}, path)
     content = path.read_bytes()
     path.write_bytes(content[: int(cut * len(content))])
-    with pytest.raises(IntegrityError, match="not a whole safetensors file"):
+    with pytest.raises(IntegrityError, match="Expected: a whole safetensors file"):
         check_safetensors(path)
 
 
@@ -97,7 +97,7 @@ def test_cards_that_are_missing_or_broken(tmp_path):
 @pytest.mark.parametrize("content", ["", "[1, 2]", "{", "\xff"])
 def test_json_that_is_no_object(tmp_path, content):
     (tmp_path / "cfg.json").write_bytes(content.encode("latin-1"))
-    with pytest.raises(IntegrityError, match="not a JSON object"):
+    with pytest.raises(IntegrityError, match="Expected: a JSON object"):
         read_json(tmp_path / "cfg.json")
 
 

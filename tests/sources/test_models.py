@@ -128,7 +128,7 @@ def test_embedded_files_are_checked_before_loading(tiny_zoo):
 def test_truncated_weights(copy):
     path = copy / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(IntegrityError, match="not a whole safetensors file"):
+    with pytest.raises(IntegrityError, match="Expected: a whole safetensors file"):
         load_model(copy)
 
 
@@ -167,7 +167,7 @@ def test_folders_that_are_no_model(copy, tiny_sae):
     with pytest.raises(InputError, match="architecture"):
         load_model(copy)
     (copy / "config.json").write_text("{")
-    with pytest.raises(IntegrityError, match="not a JSON object"):
+    with pytest.raises(IntegrityError, match="Expected: a JSON object"):
         load_model(copy)
 
 

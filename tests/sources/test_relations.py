@@ -58,5 +58,5 @@ def test_unknown_relations_are_refused_with_close_names(tmp_path):
         word_relations([])
     (tmp_path / "mine.csv").write_text("input,output\na,b\n")
     (tmp_path / "descriptions.json").write_text("{")
-    with pytest.raises(IntegrityError, match="not JSON"):
+    with pytest.raises(IntegrityError, match="Expected: a JSON object"):
         word_relations(folder=tmp_path)

@@ -209,7 +209,7 @@ def test_damaged_weights(copy):
     state, path = weights(copy), copy / "sae_weights.safetensors"
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
-    with pytest.raises(IntegrityError, match="not a whole safetensors file"):
+    with pytest.raises(IntegrityError, match="Expected: a whole safetensors file"):
         load_sae(copy)
     write(copy, state | {"W_dec": torch.full_like(state["W_dec"], torch.nan)})
     with pytest.raises(IntegrityError, match="W_dec .* NaN"):
@@ -218,7 +218,7 @@ def test_damaged_weights(copy):
     with pytest.raises(IntegrityError, match="no b_dec; an unknown extra"):
         load_sae(copy)
     (copy / "cfg.json").write_text("[]")
-    with pytest.raises(IntegrityError, match="not a JSON object"):
+    with pytest.raises(IntegrityError, match="Expected: a JSON object"):
         load_sae(copy)
 
 

@@ -87,11 +87,13 @@ def test_catalogue_rows(tiny_zoo):
 def test_a_registry_read_before_is_the_registry(tmp_path, monkeypatch):
     monkeypatch.setenv("WORKBENCH_CACHE", str(tmp_path))
     first = zoo.registry.__wrapped__()
-    (kept,) = (tmp_path / "registry").iterdir()
+    (kept,) = (tmp_path / "registry").glob("*/registry.json")
+    written = kept.read_bytes()
     assert zoo.registry.__wrapped__() == first
-    kept.write_text('{"half": ')
-    assert zoo.registry.__wrapped__() == first
-    assert json.loads(kept.read_text()) == first
+    for damage in (b'{"half": ', written.replace(b"gemma", b"gamma", 1), json.dumps({"a": 1}).encode()):
+        kept.write_bytes(damage)
+        assert zoo.registry.__wrapped__() == first
+        assert kept.read_bytes() == written
 
 
 def test_catalogue_agrees_with_saelens_own_converter():

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.circuits.constructed import CIRCUIT, NAME
 from workbench.circuits.edges import EdgeScores
-from workbench.errors import IntegrityError, NotFoundError, fail
+from workbench.errors import NotFoundError, fail
+from workbench.keeping.reading import read_csv, reading
 from workbench.results import provenance
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def known_circuit(task: Any, model: Any, *, variant: str = "standard") -> set[tu
             f"one of: {', '.join([*known, f'induction in {NAME} (standard)'])}",
             "find one by exhaustive patching: find_circuit(model, task)",
         )
-    return set(zip(found["layer"].astype(int).tolist(), found["head"].astype(int).tolist(), strict=True))
+    return set(zip(found["layer"].tolist(), found["head"].tolist(), strict=True))
 
 
 def known_circuits() -> pd.DataFrame:
@@ -96,15 +97,13 @@ def circuit_effects(model: Any) -> pd.DataFrame:
     NotFoundError
         For a model without a table.
     """
-    import pandas as pd
-
     name = str(getattr(getattr(model, "cfg", None), "model_name", model)).split("/")[-1]
     file = circuits_folder() / f"{name}.csv"
     if name == PUBLISHED or not file.is_file():
         fail(NotFoundError, f"no table of effects for {name!r} in {file.parent}",
              f"one of {[path.stem for path in file.parent.glob('*.csv') if path.stem != PUBLISHED]}",
              "make it: python -m workbench.circuits.ground_truth MODEL")  # fmt: skip
-    return pd.read_csv(file)
+    return read_csv(file)
 
 
 def known_edges(task: Any, model: Any) -> EdgeScores:
@@ -128,7 +127,6 @@ def known_edges(task: Any, model: Any) -> EdgeScores:
         For a table that cannot be read.
     """
     import numpy as np
-    import pandas as pd
 
     wanted = str(getattr(task, "name", task))
     name = str(getattr(getattr(model, "cfg", None), "model_name", model)).split("/")[-1]
@@ -141,8 +139,8 @@ def known_edges(task: Any, model: Any) -> EdgeScores:
             f"one of {sorted(p.stem for p in file.parent.glob('*.csv'))}",
             mend,
         )
-    try:
-        table = pd.read_csv(file, dtype={"source": str, "target": str})
+    with reading(file, "a table of connections as ground_truth --edges writes it", "restore the file from git"):
+        table = read_csv(file, dtype={"source": str, "target": str})
         rows = table[table["task"] == wanted]
         if not len(rows):
             fail(NotFoundError, f"no connections of task {wanted!r} for {name!r}", f"one of {sorted(set(table['task']))}", mend)
@@ -154,9 +152,6 @@ def known_edges(task: Any, model: Any) -> EdgeScores:
         values = scores.fillna(0.0).to_numpy()
         node = np.abs(values).max(1).reshape(layers, -1)
         behaviour = float(rows["behaviour"].iloc[0])
-    except (KeyError, ValueError, IndexError, UnicodeDecodeError) as error:
-        fail(IntegrityError, f"{file} is no table of connections ({error})", "what ground_truth --edges writes",
-             "restore the file from git", cause=error)  # fmt: skip
     return EdgeScores(
         scores=values,
         sources=np.array(heads),
@@ -183,17 +178,14 @@ def _lists() -> pd.DataFrame:
     columns = ["model", "task", "variant", "layer", "head", "role", "source"]
     tables = []
     for file in sorted(circuits_folder().glob("*.csv")):
-        try:
-            table = pd.read_csv(file)
+        with reading(file, f"the columns {', '.join(columns)}, or a table of ground_truth", "restore the file from git"):
+            table = read_csv(file)
             if file.stem != PUBLISHED:
                 table = table[table["in_circuit"]].drop_duplicates(["task", "layer", "head"])
                 table = table.assign(
                     model=file.stem, variant="standard", role="", source="exhaustive patching, workbench.circuits.ground_truth"
                 )
-            tables.append(table[columns])
-        except (KeyError, ValueError, UnicodeDecodeError) as error:
-            fail(IntegrityError, f"{file} is no list of heads ({error})", f"the columns {', '.join(columns)}, or a table of ground_truth",
-                 "restore the file from git", cause=error)  # fmt: skip
+            tables.append(table[columns].astype({"layer": int, "head": int}))
     if not tables:
         fail(NotFoundError, f"no circuits in {circuits_folder()}", "published.csv and a table for each embedded model",
              "work in a clone of the repository")  # fmt: skip

@@ -17,9 +17,9 @@ import re
 from pathlib import Path
 from urllib.parse import quote
 
-from workbench.errors import StorageError, fail
+from workbench.errors import IntegrityError, StorageError, fail
 from workbench.figures.text import visible
-from workbench.keeping import replace_file
+from workbench.keeping import read_json, reading, replace_file
 
 CAPTIONS = "captions.json"
 INDEX = "index.md"
@@ -48,16 +48,11 @@ def read_captions(folder: Path) -> dict[str, dict[str, str]]:
     if not path.exists():
         return {}
     try:
-        notes = json.loads(path.read_text(encoding="utf-8"))
-        return {str(name): {key: str(value) for key, value in note.items()} for name, note in notes.items()}
-    except (ValueError, AttributeError) as error:
-        fail(
-            StorageError,
-            f"{path} cannot be read ({error})",
-            "a JSON object of captions",
-            "delete it and run workbench reproduce",
-            cause=error,
-        )
+        with reading(path, "a JSON object of captions"):
+            return {str(name): {key: str(value) for key, value in note.items()} for name, note in read_json(path).items()}
+    except IntegrityError as error:
+        fail(StorageError, f"{path} is not what was written there", "a JSON object of captions", "delete it and run workbench reproduce",
+             cause=error)
 
 
 def readings(notebook: Path) -> dict[str, str]:

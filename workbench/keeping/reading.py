@@ -101,6 +101,15 @@ def read_json(path: str | os.PathLike) -> dict[str, Any]:
         return value
 
 
+def read_csv(path: str | os.PathLike, **options: Any) -> Any:
+    """The table in a CSV file, by `pandas.read_csv` with these options. Raises NotFoundError, IntegrityError."""
+    import pandas as pd
+
+    content = read_bytes(path, limit=LARGEST_TEXT)
+    with reading(path, "a comma-separated table", "restore the file from git"):
+        return pd.read_csv(io.BytesIO(content), **options)
+
+
 def inside(folder: str | os.PathLike, name: Any) -> Path:
     """The path of a file that another file names, if it lies in the folder. Raises IntegrityError for any other name."""
     parts = PurePosixPath(name).parts if isinstance(name, str) and "\x00" not in name else ()

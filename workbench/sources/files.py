@@ -18,9 +18,11 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from workbench.errors import IntegrityError, NotFoundError, fail
-from workbench.keeping import file_sha256, replace_file
+from workbench.keeping import file_sha256, parse_json, read_bytes, reading, regular_size, replace_file
+from workbench.keeping.reading import LARGEST_TEXT
 
 CARD = "README.md"
+_DEEPEST = 50  # levels of front matter
 
 
 def check_safetensors(path: str | os.PathLike) -> dict[str, dict]:
@@ -36,20 +38,16 @@ def check_safetensors(path: str | os.PathLike) -> dict[str, dict]:
         When the file is truncated, padded, or not safetensors.
     """
     path = Path(path)
-    size = path.stat().st_size
-    try:
-        with open(path, "rb") as handle:
-            (length,) = struct.unpack("<Q", handle.read(8))
-            if length > size - 8:
-                raise ValueError(f"the header is said to have {length:,} bytes, the file has {size:,}")
-            header = json.loads(handle.read(length))
+    size = regular_size(path)
+    with reading(path, "a whole safetensors file", "download, copy or write the file again"), open(path, "rb") as handle:
+        (length,) = struct.unpack("<Q", handle.read(8))
+        if length > min(size - 8, LARGEST_TEXT):
+            raise ValueError(f"the header is said to have {length:,} bytes, the file has {size:,}")
+        header = parse_json(handle.read(length))
         header.pop("__metadata__", None)
         end = 8 + length + max((tensor["data_offsets"][1] for tensor in header.values()), default=0)
         if end != size:
             raise ValueError(f"the tensors end at byte {end:,}, the file at byte {size:,}")
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError, struct.error) as error:
-        fail(IntegrityError, f"{path} is not a whole safetensors file ({error})", "an undamaged safetensors file",
-             "download, copy or write the file again", cause=error)
     return header
 
 
@@ -62,7 +60,7 @@ def verify_weights(folder: str | os.PathLike) -> None:
         Naming the first file that fails.
     """
     folder = Path(folder)
-    recorded = read_card(folder).get("workbench", {}).get("sha256", {}) if (folder / CARD).is_file() else {}
+    recorded = _blocks(read_card(folder))[-1] if (folder / CARD).exists() else {}
     for path in sorted(folder.glob("*.safetensors")):
         check_safetensors(path)
         blob = path.resolve().name  # the hub's cache names large files by their SHA-256
@@ -72,28 +70,8 @@ def verify_weights(folder: str | os.PathLike) -> None:
                  "restore or download it again; if you changed the weights yourself, remove the hashes from the README.md beside them")
 
 
-def read_json(path: str | os.PathLike) -> dict[str, Any]:
-    """The object in a JSON file.
-
-    Raises
-    ------
-    NotFoundError, IntegrityError
-        When there is no such file, or it holds something else than one JSON object.
-    """
-    path = Path(path)
-    if not path.is_file():
-        fail(NotFoundError, f"{path} does not exist", f"a file {path.name} in {path.parent}", "check the path, or add the file")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(content, dict):
-            raise ValueError(f"it holds a {type(content).__name__}")
-    except ValueError as error:  # also JSONDecodeError and UnicodeDecodeError
-        fail(IntegrityError, f"{path} is not a JSON object ({error})", "a JSON object {...}", "restore the file", cause=error)
-    return content
-
-
 def safe_yaml(text: str | TextIO) -> Any:
-    """What a YAML text holds, plain values only; by libyaml where it is there, ten times faster. Raises yaml.YAMLError."""
+    """What a YAML text of a trusted package holds, plain values only; by libyaml where it is there, ten times faster."""
     import yaml
 
     return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
@@ -109,22 +87,35 @@ def read_card(folder: str | os.PathLike) -> dict[str, Any]:
     IntegrityError
         When its front matter is not YAML.
     """
+    path = Path(folder) / CARD
+    if not path.exists():
+        fail(NotFoundError, f"{folder} has no {CARD}", "a model card", "write one with write_card(), or run the evaluation script")
+    content = read_bytes(path, limit=LARGEST_TEXT)
+    with reading(f"the front matter of {path}", "a YAML mapping between two --- lines", "restore the card"):
+        parts = content.decode("utf-8").replace("\r\n", "\n").split("---\n", 2)
+        front = {} if len(parts) < 3 or parts[0].strip() else safe_yaml(_plain_yaml(parts[1])) or {}
+        if not isinstance(front, dict) or not all(isinstance(block, dict) for block in _blocks(front)):
+            raise ValueError("it, or a block of it, is no mapping")
+        return front
+
+
+def _blocks(front: Mapping[str, Any]) -> list:
+    """The blocks of front matter that this workbench writes and reads."""
+    ours = front.get("workbench") or {}
+    return [ours, ours.get("sha256") or {}] if isinstance(ours, dict) else [ours]
+
+
+def _plain_yaml(text: str) -> str:
+    """A YAML text as it is. Raises ValueError for aliases, a few of which can stand for more than any memory holds, and for deep nests,
+    which end the process within libyaml."""
     import yaml
 
-    path = Path(folder) / CARD
-    if not path.is_file():
-        fail(NotFoundError, f"{folder} has no {CARD}", "a model card", "write one with write_card(), or run the evaluation script")
-    parts = path.read_text(encoding="utf-8").split("---\n", 2)
-    if len(parts) < 3 or parts[0].strip():
-        return {}
-    try:
-        front = safe_yaml(parts[1]) or {}
-    except yaml.YAMLError as error:
-        fail(IntegrityError, f"the front matter of {path} is not YAML ({error})", "YAML between two --- lines", "restore the card",
-             cause=error)
-    if not isinstance(front, dict):
-        fail(IntegrityError, f"the front matter of {path} is a {type(front).__name__}", "a YAML mapping", "restore the card")
-    return front
+    depth = 0
+    for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > _DEEPEST or isinstance(event, yaml.AliasEvent):
+            raise ValueError("aliases" if depth <= _DEEPEST else f"more than {_DEEPEST} nested levels")
+    return text
 
 
 def write_card(folder: str | os.PathLike, front: Mapping[str, Any], body: str) -> Path:

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.errors import InputError, IntegrityError, NotFoundError, OfflineError, fail
-from workbench.keeping import file_sha256
+from workbench.keeping import file_sha256, inside, read_json, reading
 from workbench.lazy import import_libraries
 from workbench.sources import hub, zoo
-from workbench.sources.files import close_matches, did_you_mean, read_json, verify_weights
+from workbench.sources.files import close_matches, did_you_mean, verify_weights
 
 if TYPE_CHECKING:
     import torch
@@ -139,13 +139,16 @@ def minilm_folder(*, revision: str | None = None) -> Path:
 def check_model_folder(folder: Path) -> None:
     """Refuse a folder without config or safetensors, and weights that are damaged. Raises NotFoundError or IntegrityError."""
     if not (folder / "config.json").is_file():
-        inside = ", ".join(sorted(path.parent.name for path in folder.glob("*/config.json")))
+        nested = ", ".join(sorted(path.parent.name for path in folder.glob("*/config.json")))
         fail(NotFoundError, f"{folder} has no config.json", "a Hugging Face model folder (config.json, *.safetensors, tokenizer)",
-             f"pass one of the folders inside it: {inside}" if inside else "check the path, or save the model with save_pretrained")
+             f"pass one of the folders inside it: {nested}" if nested else "check the path, or save the model with save_pretrained")
     config = read_json(folder / "config.json")
     if "model_type" not in config:
         fail(IntegrityError, f"{folder / 'config.json'} names no model_type", "the configuration of a Hugging Face model",
              "restore it; if this is the folder of an SAE, use load_sae")
+    if config.get("quantization_config"):
+        fail(InputError, f"{folder / 'config.json'} asks for quantized weights", "weights in float32, float64, float16 or bfloat16",
+             "choose the model's unquantized weights, or dequantize and save it again")
     if not any(folder.glob("*.safetensors")):
         pickled = sorted(path.name for pattern in _PICKLED for path in folder.glob(pattern))
         if pickled:
@@ -155,8 +158,11 @@ def check_model_folder(folder: Path) -> None:
         fail(NotFoundError, f"{folder} holds no weights", "weights in safetensors format", "copy the *.safetensors files there")
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        parts = sorted(set(read_json(index).get("weight_map", {}).values()))
-        if missing := [part for part in parts if not (folder / part).is_file()]:
+        named = read_json(index).get("weight_map")
+        if not isinstance(named, dict):
+            fail(IntegrityError, f"{index} lists no weights", 'an object "weight_map"', "download it again")
+        parts = {inside(folder, part) for part in named.values()}
+        if missing := sorted(part.name for part in parts if not part.is_file() or part.parent != folder):
             fail(IntegrityError, f"{folder} lacks the weight files {', '.join(missing)}", f"every file that {index.name} lists",
                  "download it again")
     verify_weights(folder)
@@ -250,7 +256,7 @@ def _boot(folder: Path, device: torch.device, dtype: torch.dtype) -> Transformer
     from transformer_lens.model_bridge.sources import transformers as source
     from transformers import AutoConfig, AutoTokenizer
 
-    with _quiet(), hub.cache_only():
+    with _quiet(), hub.cache_only(), reading(folder, "a model's folder that transformers can read", "restore it, or save the model again"):
         try:
             config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
             architecture = source.determine_architecture_from_hf_config(config)

@@ -9,13 +9,13 @@ Source: the design follows the abstractive tasks of Todd et al. 2023 (Function V
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from workbench.errors import InputError, IntegrityError, NotFoundError, fail
+from workbench.keeping.reading import read_csv, read_json
 from workbench.sources.files import did_you_mean
 
 if TYPE_CHECKING:
@@ -64,28 +64,20 @@ def word_relations(names: str | Sequence[str] | None = None, *, folder: str | os
         if name not in known:
             fail(NotFoundError, f"no relation {name!r} in {folder}", f"one of {', '.join(known)}", did_you_mean(str(name), known))
     described = folder / "descriptions.json"
-    try:
-        descriptions = json.loads(described.read_text()) if described.is_file() else {}
-    except ValueError as error:
-        fail(IntegrityError, f"{described} is not JSON ({error})", "an object of relation and description", "restore the file", cause=error)
+    descriptions = read_json(described) if described.exists() else {}
     tables = []
     for name in wanted:
         table = _read(folder / f"{name}.csv")
         table.insert(0, "relation", name)
-        tables.append(table.assign(description=descriptions.get(name, "")))
+        tables.append(table.assign(description=str(descriptions.get(name, ""))))
     return pd.concat(tables, ignore_index=True)
 
 
 def _read(file: Path) -> pd.DataFrame:
-    import pandas as pd
-
-    try:
-        table = pd.read_csv(file, dtype=str, keep_default_na=False)  # "null" and "NA" are words too
-    except (ValueError, UnicodeDecodeError) as error:
-        fail(IntegrityError, f"{file} is no CSV table ({error})", "a comma-separated table", "restore the file", cause=error)
+    table = read_csv(file, dtype=str, keep_default_na=False)  # "null" and "NA" are words too
     if not {"input", "output"} <= set(table):
         fail(IntegrityError, f"{file} has the columns {', '.join(table)}", "the columns input and output", "name them so")
-    table = table[["input", "output"]].apply(lambda column: column.str.strip())
+    table = table[["input", "output"]].fillna("").apply(lambda column: column.astype(str).str.strip())
     wrong = (table == "").any(axis=1) | table["input"].duplicated()
     if len(table) == 0 or wrong.any():
         where = f"line {int(wrong.idxmax()) + 2}" if wrong.any() else "no pairs"

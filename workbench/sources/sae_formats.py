@@ -11,7 +11,6 @@ Source: `sae_lens/loading/pretrained_sae_loaders.py`, whose configuration conver
 
 from __future__ import annotations
 
-import pickle
 import re
 import warnings
 import zipfile
@@ -19,12 +18,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.errors import InputError, IntegrityError, NotFoundError, fail
-from workbench.sources.files import did_you_mean, read_json, verify_weights
+from workbench.keeping import read_json, read_npz, reading, regular_size
+from workbench.sources.files import did_you_mean, verify_weights
 
 if TYPE_CHECKING:
     import torch
 
 FORMATS = {"sae_weights.safetensors": "saelens", "sae.safetensors": "sparsify", "params.npz": "gemma-scope", "ae.pt": "dictionary-learning"}
+_GEMMA = ("W_enc", "W_dec", "b_enc", "b_dec", "threshold")
 
 
 def folder_format(path: Path) -> tuple[Path, str]:
@@ -84,13 +85,10 @@ def _check_architecture(config: dict[str, Any], folder: Path) -> None:
 
 
 def _tensors(path: Path) -> dict[str, torch.Tensor]:
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    try:
+    with reading(path, "an undamaged safetensors file", "download or copy it again"):
         return load_file(path)
-    except SafetensorError as error:
-        fail(IntegrityError, f"{path} cannot be read ({error})", "an undamaged safetensors file", "download or copy it again", cause=error)
 
 
 def _saelens(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
@@ -130,20 +128,26 @@ def _sparsify(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     return config | {"architecture": "topk"}, state
 
 
+def _fitting(shapes: dict[str, tuple]) -> None:
+    """Raise ValueError unless the arrays of a Gemma Scope file fit one another."""
+    d_in, d_sae = shapes["W_enc"]
+    if shapes != {"W_enc": (d_in, d_sae), "W_dec": (d_sae, d_in), "b_enc": (d_sae,), "b_dec": (d_in,), "threshold": (d_sae,)}:
+        raise ValueError("its arrays do not fit one another: " + ", ".join(f"{name} {shape}" for name, shape in shapes.items()))
+
+
 def _gemma_scope(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    import numpy as np
     import torch
     from sae_lens.loading.pretrained_sae_loaders import get_gemma_2_config_from_hf
 
     path = folder / "params.npz"
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {("W_" + name[2:] if name.startswith("w_") else name): file[name] for name in file.files}
-        state = {name: torch.from_numpy(arrays[name]) for name in ("W_enc", "W_dec", "b_enc", "b_dec", "threshold")}
+    regular_size(path)
+    with reading(path, "arrays W_enc, W_dec, b_enc, b_dec, threshold, without pickled objects", "download it again"):
+        with zipfile.ZipFile(path) as archive:
+            present = {name.removesuffix(".npy") for name in archive.namelist()}
+        stored = {name: name if name in present else name.lower() for name in _GEMMA}  # Google's own files write w_enc
+        arrays = read_npz(path, list(stored.values()), lambda shapes: _fitting({name: shapes[stored[name]] for name in _GEMMA}))
+        state = {name: torch.from_numpy(arrays[stored[name]]) for name in _GEMMA}
         d_in, d_sae = state["W_enc"].shape
-    except (ValueError, KeyError, EOFError, OSError, TypeError, zipfile.BadZipFile) as error:
-        fail(IntegrityError, f"{path} cannot be read ({error})", "arrays W_enc, W_dec, b_enc, b_dec, threshold, without pickled objects",
-             "download it again", cause=error)
     place = folder.as_posix()
     repository = re.search(r"gemma-scope-(?:2b|9b|27b)-(?:pt|it)-(?:res|mlp|att)", place)
     layer = re.search(r"layer_\d+.*|embedding.*", place)
@@ -156,16 +160,26 @@ def _gemma_scope(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]
     return config | {"architecture": "jumprelu", "apply_b_dec_to_input": False}, state
 
 
-def _dictionary(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+def _torch_file(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors that `torch.save` wrote by name; runs no code from the file and takes no more memory than it has bytes."""
     import torch
 
-    raw = read_json(folder / "config.json")
-    try:
+    size = regular_size(path)
+    with reading(path, "a torch file of tensors only, which can be read without running code from it",
+                 "download it again, or save its state_dict() alone"):  # fmt: skip
+        with zipfile.ZipFile(path) as archive:
+            if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+                raise ValueError("torch.save compresses nothing")
         with warnings.catch_warnings(action="ignore"):  # torch warns about pickle protocols that it then refuses
-            saved = torch.load(folder / "ae.pt", map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, zipfile.BadZipFile) as error:
-        fail(IntegrityError, f"{folder / 'ae.pt'} cannot be read without running code from it ({str(error).splitlines()[0][:150]})",
-             "a torch file of tensors only", "download it again, or save its state_dict() alone", cause=error)
+            saved = torch.load(path, map_location="cpu", weights_only=True)
+        for name, tensor in saved.items():  # a view of one number may claim to be a matrix of any size
+            if not isinstance(tensor, torch.Tensor) or tensor.layout != torch.strided or tensor.numel() * tensor.element_size() > size:
+                raise ValueError(f"{name} is no tensor, or larger than the file")
+        return saved
+
+
+def _dictionary(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    raw, saved = read_json(folder / "config.json"), _torch_file(folder / "ae.pt")
     trainer = raw.get("trainer") or {}
     architectures = {"AutoEncoder": "standard", "AutoEncoderNew": "standard", "AutoEncoderTopK": "topk", "GatedAutoEncoder": "gated",
                      "JumpReluAutoEncoder": "jumprelu", "BatchTopKSAE": "jumprelu", "MatryoshkaBatchTopKSAE": "jumprelu"}

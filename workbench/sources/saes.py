@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.errors import InputError, IntegrityError, NotFoundError, WorkbenchWarning, fail
+from workbench.keeping import reading
 from workbench.lazy import import_libraries
 from workbench.sources import hub, zoo
 from workbench.sources.files import close_matches, did_you_mean
@@ -149,6 +150,11 @@ def _from_repository(text: str, sae_id: str | None, release: tuple[str, str] | N
 
 def _build(path: Path, device: Any, dtype: Any, *, lenient: bool = False) -> SAE:
     """The SAE of a local folder or file; `lenient` gives a configuration without architecture SAELens' old default."""
+    with reading(path, "the configuration and weights of an SAE, which fit one another", "restore the folder, or download it again"):
+        return _built(path, device, dtype, lenient=lenient)
+
+
+def _built(path: Path, device: Any, dtype: Any, *, lenient: bool) -> SAE:
     import sae_lens
     import torch
     from sae_lens.loading.pretrained_sae_loaders import handle_config_defaulting
@@ -178,7 +184,7 @@ def _build(path: Path, device: Any, dtype: Any, *, lenient: bool = False) -> SAE
         fail(IntegrityError, f"k={k!r} in {path}", f"an integer from 1 to d_sae={template.cfg.d_sae}", "restore cfg.json")
     if template.cfg.normalize_activations == "expected_average_only_in":
         warnings.warn(f"the SAE in {path} was trained on activations scaled by a factor that its folder does not hold; "
-                      "fold the factor in with sae.fold_activation_norm_scaling_factor(factor)", WorkbenchWarning, stacklevel=3)
+                      "fold the factor in with sae.fold_activation_norm_scaling_factor(factor)", WorkbenchWarning, stacklevel=4)
     with _quiet():
         return sae_lens.SAE.load_from_disk(path, device=str(device), dtype=str(dtype).removeprefix("torch."),
         converter=lambda *_, **__: (config, state))

@@ -10,7 +10,6 @@ Source: `sae_lens/pretrained_saes.yaml`; the naming of its releases is that of `
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import importlib.util
 import json
@@ -21,9 +20,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workbench.errors import IntegrityError, NotFoundError, StorageError, fail
-from workbench.keeping import cache_folder, file_sha256, replace_file
-from workbench.sources.files import CARD, card_numbers, did_you_mean, read_card, read_json, safe_yaml, write_card
+from workbench.errors import IntegrityError, NotFoundError, fail
+from workbench.keeping import file_sha256, keep, kept, read_bytes, read_json, reading, replace_file, seal, unseal
+from workbench.keeping.reading import LARGEST_TEXT
+from workbench.sources.files import CARD, card_numbers, did_you_mean, read_card, safe_yaml, write_card
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,6 +32,7 @@ __all__ = ["catalog", "data_root", "embedded_models", "embedded_saes", "read_car
            "write_card", "write_manifest", "zoo_root"]
 
 MANIFEST = "MANIFEST.json"
+_REGISTRY = "registry.json"
 COLUMNS = ("name", "model", "hook", "d_sae", "architecture", "L0", "neuronpedia_id", "source", "explained_variance", "ce_recovered",
            "dead_share", "release", "sae_id")
 # Releases of one loader share one architecture; the others' architecture is known only from each SAE's own configuration.
@@ -166,21 +167,26 @@ def registry() -> dict[str, dict[str, Any]]:
     if spec is None or not spec.submodule_search_locations:
         return {}
     path = Path(next(iter(spec.submodule_search_locations))) / "pretrained_saes.yaml"
-    parsed = cache_folder() / "registry" / f"{file_sha256(path)}.json"  # parsing it takes a second or two
-    with contextlib.suppress(OSError, ValueError):
-        return json.loads(parsed.read_text(encoding="utf-8"))
-    with open(path, encoding="utf-8") as handle:
-        releases = safe_yaml(handle)
-    with contextlib.suppress(StorageError):
-        replace_file(parsed, json.dumps(releases).encode())
+    digest = file_sha256(path)
+    if (releases := kept("registry", digest, _read_registry)) is None:  # parsing it takes a second or two
+        with open(path, encoding="utf-8") as handle:
+            releases = safe_yaml(handle)
+        keep("registry", digest, lambda folder: (folder / _REGISTRY).write_bytes(seal(releases)))
     return releases
+
+
+def _read_registry(folder: Path) -> dict[str, dict[str, Any]]:
+    content = read_bytes(folder / _REGISTRY, limit=LARGEST_TEXT)
+    with reading(folder, "the registry as it was kept"):
+        return unseal(content)
 
 
 def _embedded_row(name: str) -> dict[str, Any]:
     folder = zoo_root() / name
     config = read_json(folder / "cfg.json")
-    metadata = config.get("metadata") or {}
-    numbers = card_numbers(read_card(folder)) if (folder / CARD).is_file() else {}
+    with reading(folder, "an SAE's cfg.json and model card", "restore them with `git checkout -- data`"):
+        metadata = dict(config.get("metadata") or {})
+        numbers = card_numbers(read_card(folder)) if (folder / CARD).exists() else {}
     return {"name": name, "source": "embedded", "model": metadata.get("model_name", name.split("/")[0]), "hook": metadata.get("hook_name"),
             "d_sae": config.get("d_sae"), "architecture": metadata.get("training_architecture") or config.get("architecture"),
             "L0": numbers.get("l0", numbers.get("L0")), "neuronpedia_id": metadata.get("neuronpedia_id"),
