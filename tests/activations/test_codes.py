@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from workbench.activations import FeatureCodes, encode
-from workbench.activations.encoding import _from_dense, _sparse_topk
+from workbench.activations.encoding import _from_dense
 from workbench.activations.positions import attended
+from workbench.activations.selection import topk_places
 from workbench.errors import InputError, IntegrityError, NotFoundError, WorkbenchWarning
 from workbench.sources.tokens import Tokens
 
@@ -68,6 +69,11 @@ def test_codes_are_the_saes_own(kind, options, store):
         assert not sae.encode(torch.from_numpy(store.read(HOOK, 0, 2))).is_sparse, "the SAE is as it was"
 
 
+def sparse_topk(x, k):
+    places, counts = topk_places(x, k)
+    return x.numpy().reshape(-1)[places], (places % x.shape[1]).astype(np.int32), counts
+
+
 @settings(deadline=None, max_examples=60)
 @given(n=st.integers(1, 9), width=st.sampled_from([8, 40, 64, 100, 512]), k=st.integers(1, 8), seed=st.integers(0, 10**6),
        shift=st.sampled_from([-2.0, 0.0, 3.0]))
@@ -75,14 +81,14 @@ def test_sparse_topk_is_topk(n, width, k, seed, shift):
     x = torch.from_numpy(np.random.default_rng(seed).normal(shift, 1, size=(n, width)).astype(np.float32))
     values, columns = torch.topk(x, k, dim=1)
     expected = torch.zeros_like(x).scatter_(1, columns, values.relu())
-    for left, right in zip(_sparse_topk(x, k), _from_dense(expected), strict=True):
+    for left, right in zip(sparse_topk(x, k), _from_dense(expected), strict=True):
         np.testing.assert_array_equal(left, right)
 
 
 def test_sparse_topk_of_equal_values_keeps_k():
     """Twin latents: as many as there is room for, and the largest ones always."""
     x = torch.tensor([[1.0, 3.0, 1.0, 1.0] * 10, [0.0] * 40, [2.0] * 39 + [5.0]])
-    values, columns, counts = _sparse_topk(x, 12)
+    values, columns, counts = sparse_topk(x, 12)
     assert counts.tolist() == [12, 0, 12]
     assert values.tolist() == [1.0, 3.0, 1.0] + [3.0] * 9 + [2.0] * 11 + [5.0]
     assert columns.tolist() == [0, 1, 2, *range(5, 40, 4), *range(11), 39]
@@ -225,7 +231,7 @@ def test_on_disk_and_in_memory_are_the_same(codes, store, sae, tmp_path):
 def test_the_cache_gives_the_same_codes_without_running_the_sae(codes, store, sae, tmp_path, monkeypatch):
     monkeypatch.setenv("WORKBENCH_CACHE", str(tmp_path))
     first = encode(store, HOOK, sae, cache=True, progress=False)
-    (folder,) = (tmp_path / "codes").iterdir()
+    (folder,) = (tmp_path / "codes").glob("*/codes")
     written = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
     again = encode(store, HOOK, sae, cache=True, progress=False)
     assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == written

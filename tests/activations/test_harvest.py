@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -16,8 +15,10 @@ import pytest
 import torch
 
 from workbench.activations import ActivationStore, harvest
-from workbench.activations.capture import activations_of, fused_attention, fused_attention_agrees, model_sha256
+from workbench.activations.capture import activations_of, fused_attention, fused_attention_agrees
 from workbench.errors import InputError, MismatchError, NotFoundError, StorageError
+from workbench.keeping import exclusive, unseal
+from workbench.sources.passes import model_sha256
 
 HOOK = "blocks.1.hook_resid_post"
 # float32 activations of size about 1 through two layers: fused and stepwise attention, and other batches, round differently by about 1e-6.
@@ -95,9 +96,9 @@ def test_it_stops_after_the_last_hook_needed(llama, tokens, tmp_path):
     handles = [block.register_forward_pre_hook(lambda module, args, i=i: ran.append(i)) for i, block in enumerate(llama.blocks)]
     handles.append(llama.unembed.register_forward_pre_hook(lambda module, args: ran.append("unembed")))
     try:
-        harvest(llama, tokens, "blocks.0.hook_resid_post", store=tmp_path / "first", progress=False)
+        harvest(llama, tokens, "blocks.0.hook_resid_post", store=tmp_path / "first", hooked=True, progress=False)
         assert set(ran) == {0}
-        harvest(llama, tokens, HOOK, store=tmp_path / "last", progress=False)
+        harvest(llama, tokens, HOOK, store=tmp_path / "last", hooked=True, progress=False)
         assert set(ran) == {0, 1}, "not the unembedding either"
     finally:
         for handle in handles:
@@ -155,7 +156,7 @@ def test_a_killed_harvest_resumes_to_the_same_bytes(llama, tiny_llama, tokens, t
         process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
     killed = tmp_path / "killed"
-    manifest = json.loads((killed / "manifest.json").read_text())
+    manifest = unseal((killed / "manifest.json").read_bytes())
     assert [shard["index"] for shard in manifest["shards"]] == [0]
     assert (killed / "shard-00001.safetensors").exists()
     with pytest.raises(Exception, match="was not finished"):
@@ -241,7 +242,7 @@ def test_a_disk_that_fails_while_writing_leaves_nothing_half_written(tiny_llama,
     command = [sys.executable, script, str(tiny_llama), str(tmp_path / "s"), str(tmp_path / "text")]
     out = subprocess.run(command, capture_output=True, text=True, check=True)
     refused, read_only = out.stdout.splitlines()
-    assert refused.startswith("refused ['.lock', 'manifest.json', 'tokens.json', 'tokens.npz']")
+    assert refused.startswith("refused ['manifest.json', 'tokens.json', 'tokens.npz']")
     assert read_only == "read-only True"
 
 
@@ -307,11 +308,7 @@ def test_two_processes_do_not_disturb_each_other(llama, tokens, tmp_path):
     import threading
 
     results, arguments = [], {"store": tmp_path / "s", "batch_size": 2, "shard_tokens": 32, "progress": False}
-    import fcntl
-
-    (tmp_path / "s").mkdir()
-    with open(tmp_path / "s" / ".lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with exclusive(tmp_path / "s"):
         thread = threading.Thread(target=lambda: results.append(harvest(llama, tokens, HOOK, **arguments)))
         thread.start()
         time.sleep(0.5)

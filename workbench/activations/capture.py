@@ -5,51 +5,24 @@
 3. The bridge computes attention step by step, so that scores and patterns can be hooked. Where nothing inside attention is asked,
    float32 models run with the fused attention of Hugging Face instead; this is used only if it gives the same activations on a
    probe of the text (it does not where a model caps its attention scores, for example).
-4. A model's identity is the SHA-256 of its configuration and parameters.
+4. Each pass holds the model's lock and leaves the model as it was (`sources.passes`).
 """
 
 from __future__ import annotations
 
 import contextlib
 import difflib
-import hashlib
 import inspect
-import json
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from workbench.errors import InputError, NotFoundError, WorkbenchError, fail
+from workbench.errors import InputError, MismatchError, NotFoundError, WorkbenchError, fail
+from workbench.keeping import using
+from workbench.sources.passes import altered, evaluating, mine
 
-_WHOLE_HASH = 2 << 30  # bytes; up to this size every parameter is hashed, beyond it an even sample of each tensor
-_SAMPLE = 65_536  # elements of a tensor in that sample
 _SAME_ATTENTION = 1e-4  # relative to a row's norm; rounding in float32 gives 1e-6, another kind of attention more than 1e-3
-# What a configuration says about where and how it was loaded, not about which model it is.
-_NOT_IDENTITY = ("_name_or_path", "transformers_version", "torch_dtype", "dtype", "_attn_implementation", "_attn_implementation_internal",
-                 "attn_implementation", "use_cache", "output_attentions", "output_hidden_states", "return_dict")
-
-
-def model_sha256(model: Any) -> str:
-    """The identity of a model: SHA-256 of its configuration and of its parameters (of an even sample of them beyond 2 GiB).
-
-    Parameters
-    ----------
-    model : TransformerBridge or transformers.PreTrainedModel
-    """
-    import torch
-
-    inner = getattr(model, "original_model", model)
-    config = {name: value for name, value in inner.config.to_dict().items() if name not in _NOT_IDENTITY}
-    digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
-    tensors = sorted((name.replace("_original_component.", ""), tensor.detach()) for name, tensor in inner.named_parameters())
-    whole = sum(tensor.numel() * tensor.element_size() for _, tensor in tensors) <= _WHOLE_HASH
-    for name, tensor in tensors:
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        flat = tensor.reshape(-1)
-        flat = flat if whole else flat[:: -(-flat.numel() // _SAMPLE)]
-        digest.update(flat.contiguous().cpu().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def model_name(model: Any) -> str:
@@ -88,49 +61,74 @@ def check_hooks(model: Any, hooks: str | Sequence[str]) -> list[str]:
     return names
 
 
-@contextlib.contextmanager
-def capturing(model: Any, hooks: Sequence[str]) -> Iterator[Callable]:
+def capture(model: Any, hooks: Sequence[str], *, fused: bool = False, hooked: bool = True) -> Callable:
     """A function `run(ids, mask, take)` that calls `take(name, tensor)` for every asked hook and stops after the last.
 
-    `ids (batch, context)` int64 and `mask` (the same, or None) are tensors on the model's device; `tensor` is (batch·context, d).
+    `ids (batch, context)` int64 and `mask` (the same, or None) are tensors on the model's device; `tensor` is (batch·context, d). Each
+    call holds the model's lock and leaves the model as it was.
+
+    Parameters
+    ----------
+    fused : bool
+        Run with fused attention; MismatchError where the model does not run it.
+    hooked : bool
+        False refuses a model that somebody put hooks on, at every batch.
     """
     from transformer_lens.model_bridge.exceptions import StopAtLayerException
-
-    now: dict[str, Any] = {}
-
-    def keep(name: str) -> Callable:
-        def hook_function(tensor, hook):
-            tensor = tensor[0] if isinstance(tensor, tuple) else tensor
-            if name not in now["missing"]:
-                return
-            if tuple(tensor.shape[:2]) != now["shape"]:
-                fail(InputError, f"the hook {name!r} gives a tensor {tuple(tensor.shape)} for contexts {now['shape']}",
-                     "one vector a token, (contexts, positions, ...)",
-                     "harvest a hook of the residual stream, an MLP or an attention output")
-            now["take"](name, tensor.detach().reshape(tensor.shape[0] * tensor.shape[1], -1))
-            now["missing"].discard(name)
-            if not now["missing"]:
-                raise StopAtLayerException(tensor)
-
-        return hook_function
 
     parameters = inspect.signature(model.original_model.forward).parameters
     options = {"use_cache": False} if "use_cache" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values()) else {}
 
     def run(ids, mask, take: Callable[[str, Any], None]) -> None:
-        now.update(missing=set(hooks), shape=tuple(ids.shape), take=take)
-        model(ids, return_type=None, **options, **({} if mask is None else {"attention_mask": mask}))
-        if now["missing"]:
-            fail(InputError, f"the hooks {sorted(now['missing'])} did not fire", "hooks that this model's forward pass reaches",
+        missing, shape = set(hooks), tuple(ids.shape)
+
+        def keep(name: str) -> Callable:
+            def hook_function(tensor, hook):
+                tensor = tensor[0] if isinstance(tensor, tuple) else tensor
+                if name not in missing:
+                    return
+                if tuple(tensor.shape[:2]) != shape:
+                    fail(InputError, f"the hook {name!r} gives a tensor {tuple(tensor.shape)} for contexts {shape}",
+                         "one vector a token, (contexts, positions, ...)",
+                         "harvest a hook of the residual stream, an MLP or an attention output")
+                take(name, tensor.detach().reshape(tensor.shape[0] * tensor.shape[1], -1))
+                missing.discard(name)
+                if not missing:
+                    raise StopAtLayerException(tensor)
+
+            return hook_function
+
+        with using(model), evaluating(model), fused_attention(model) if fused else contextlib.nullcontext(True) as possible:
+            if not hooked:
+                refuse_hooks(model)
+            if not possible:
+                fail(MismatchError, "fused attention, with which this was begun, is not what the model runs now", "the model as it was",
+                     "remove the hooks of the model, or pass resume=False")
+            with model.hooks(fwd_hooks=mine([(name, keep(name)) for name in hooks])):
+                model(ids, return_type=None, **options, **({} if mask is None else {"attention_mask": mask}))
+        if missing:
+            fail(InputError, f"the hooks {sorted(missing)} did not fire", "hooks that this model's forward pass reaches",
                  "choose another hook; model.hook_dict lists them, but some architectures skip some")
 
-    with model.hooks(fwd_hooks=[(name, keep(name)) for name in hooks]):
-        yield run
+    return run
+
+
+def refuse_hooks(model: Any) -> None:
+    """Raise InputError for a model that somebody put hooks on: its activations are not those of its weights."""
+    with using(model):
+        found = altered(model)
+    if found:
+        fail(InputError, f"a model with hooks or replaced methods at {', '.join(found[:4])}{' ...' if len(found) > 4 else ''}",
+             "a model that computes what its weights say", "remove them (model.reset_hooks()); to analyse the model as it is on purpose "
+             "pass hooked=True and a store= of its own")
 
 
 @contextlib.contextmanager
 def fused_attention(model: Any) -> Iterator[bool]:
-    """Within the block attention runs as Hugging Face's fused kernel; yields False, and changes nothing, where that cannot be."""
+    """Within the block attention runs as Hugging Face's fused kernel; yields False, and changes nothing, where that cannot be.
+
+    Hold the model's lock.
+    """
     inner, swapped = model.original_model, []
     before = getattr(inner.config, "_attn_implementation", None)
     bridges = _attention_bridges(model)
@@ -171,21 +169,21 @@ def _attention_bridges(model: Any) -> dict[int, Any]:
 
 def activations_of(model: Any, hooks: Sequence[str], ids, mask) -> dict[str, np.ndarray]:
     """Activations of one batch at every hook, float64 (batch·context, d)."""
+    return _activations(capture(model, hooks), hooks, ids, mask)
+
+
+def _activations(run: Callable, hooks: Sequence[str], ids, mask) -> dict[str, np.ndarray]:
     seen: dict[str, np.ndarray] = {}
-    with capturing(model, hooks) as run:
-        run(ids, mask, lambda name, tensor: seen.__setitem__(name, tensor.double().cpu().numpy()))
+    run(ids, mask, lambda name, tensor: seen.__setitem__(name, tensor.double().cpu().numpy()))
     return {name: seen[name] for name in hooks}
 
 
 def fused_attention_agrees(model: Any, own: dict[str, np.ndarray], ids, mask) -> bool:
     """Whether fused attention gives the model's `own` activations on `ids` too, wherever `mask` (None: everywhere) is 1."""
-    with fused_attention(model) as possible:
-        if not possible:
-            return False
-        try:
-            fused = activations_of(model, list(own), ids, mask)
-        except WorkbenchError:  # a hook inside attention does not fire there
-            return False
+    try:
+        fused = _activations(capture(model, list(own), fused=True), list(own), ids, mask)
+    except WorkbenchError:  # it cannot be, or a hook inside attention does not fire there
+        return False
     rows = np.ones(ids.numel(), dtype=bool) if mask is None else mask.cpu().numpy().ravel() > 0
     gaps = {name: np.linalg.norm(fused[name][rows] - values[rows], axis=1) for name, values in own.items()}
     return all((gaps[name] <= _SAME_ATTENTION * np.linalg.norm(values[rows], axis=1)).all() for name, values in own.items())

@@ -20,7 +20,6 @@ import scipy.sparse as sp
 from jaxtyping import Bool, Float, Int, Shaped
 
 from workbench.activations.accumulators import Firing, FiringCounts
-from workbench.activations.encoding import encode
 from workbench.activations.examples import top_examples, top_token_ids
 from workbench.activations.positions import attended
 from workbench.activations.shards import CodesWriter, load_codes
@@ -29,8 +28,6 @@ from workbench.sources.tokens import Tokens
 
 if TYPE_CHECKING:
     import pandas as pd
-
-__all__ = ["FeatureCodes", "encode"]
 
 
 class FeatureCodes:
@@ -211,11 +208,12 @@ class FeatureCodes:
         StorageError
             When the folder cannot be written.
         """
-        writer, first = CodesWriter(path, self.tokens, self.n_latents, self.hook, self.provenance), 0
-        for piece in self.pieces():
-            writer.add(piece, self.keep[first : first + piece.shape[0]])
-            first += piece.shape[0]
-        return writer.close()
+        first = 0
+        with CodesWriter(path, self.tokens, self.n_latents, self.hook, self.provenance) as writer:
+            for piece in self.pieces():
+                writer.add(piece, self.keep[first : first + piece.shape[0]])
+                first += piece.shape[0]
+        return Path(path)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> Self:

@@ -1,41 +1,41 @@
 """Which latents of an SAE fire on every token? Stored activations in, sparse codes out, one shard at a time.
 
 1. Rows that the policy leaves out (BOS and padding, unless told otherwise) are not encoded and stay empty rows.
-2. The SAE's own `encode` runs on small batches, so that its dense (batch, F) arrays stay in the processor's cache.
-3. A TopK activation is replaced, during the call, by one that gives the same k values and their places without a dense array. A plain
-   TopK SAE on a CPU is encoded a batch to a core (`selection.py`).
-4. Other activations are dense and are compressed with one pass for what is not zero.
+2. The SAE's own `encode` runs on small batches, so that its dense (batch, F) arrays stay in the processor's cache, through a view of it
+   (`passes.private`): the SAE itself may be used by others meanwhile. What it returns is compressed with one pass for what is not zero.
+3. A plain TopK SAE on a CPU, on which nobody put a hook, is encoded a batch to a core by one product and one selection (`selection.py`),
+   once that has given what the SAE's own `encode` gives on a first few rows.
+4. With `cache=True` codes are kept under everything that decides them (`codes_key`).
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
-import json
 import os
-import shutil
 import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy.sparse as sp
 
+from workbench.activations.codes import FeatureCodes
 from workbench.activations.heap import kept_heap
 from workbench.activations.positions import kept
-from workbench.activations.selection import encode_topk, topk_places
+from workbench.activations.selection import encode_topk
 from workbench.activations.shards import CodesWriter
 from workbench.activations.store import ActivationStore
-from workbench.errors import InputError, IntegrityError, NotFoundError, StorageError, WorkbenchWarning, fail
-from workbench.keeping import array_sha256, cache_folder
+from workbench.errors import InputError, WorkbenchWarning, fail
+from workbench.keeping import caching, key
 from workbench.results import provenance
+from workbench.sources.passes import altered, coder_sha256, private
 
 if TYPE_CHECKING:
     import torch
 
-    from workbench.activations.codes import FeatureCodes
-
+_COMPARED = 32  # rows on which the quick way of encoding must give what the SAE gives
 _DENSE = {"cpu": 1 << 22}  # elements of a dense batch: 16 MiB of float32 stay near the cores; accelerators take more at a time
 _DENSE_ELSEWHERE = 1 << 27
 
@@ -79,66 +79,59 @@ def encode(store: ActivationStore, hook: str, sae: Any, *, batch_size: int | Non
     import torch
     from tqdm.auto import tqdm
 
-    from workbench.activations.codes import FeatureCodes  # here, because that module re-exports this function
-
     width, n_latents = store._width(hook), int(sae.cfg.d_sae)
     _check_sae(store, hook, sae, width)
     keep = kept(store.tokens, policy)
+    identity = coder_sha256(sae)
     record = provenance(
-        {"model": store.manifest["model"]["sha256"], "tokens": store.manifest["tokens_sha256"], "sae": _sae_sha256(sae)},
+        {"model": store.manifest["model"]["sha256"], "tokens": store.manifest["tokens_sha256"], "sae": identity},
         {"hook": hook, "policy": policy, "architecture": sae.cfg.architecture(), "rows_left_out": int((~keep).sum()),
-         "sae_hook": _sae_hook(sae), "sae_model": getattr(sae.cfg.metadata, "model_name", None)},
+         "sae_hook": _sae_hook(sae), "sae_model": getattr(sae.cfg.metadata, "model_name", None), "dtype": str(sae.dtype)},
     )
     if cache and path is None:
-        run = functools.partial(encode, store, hook, sae, batch_size=batch_size, policy=policy, progress=progress)
-        return _cached(record, type(sae), run)
-    budget = _DENSE.get(torch.device(sae.device).type, _DENSE_ELSEWHERE)
-    batch_size = batch_size or max(128, budget // n_latents)
+        if found := altered(sae):
+            fail(InputError, f"cache=True for an SAE with hooks or replaced methods at {', '.join(found[:4])}", "an SAE whose codes are "
+                 "those of its weights", "remove them, or pass cache=False")
+        name = codes_key(store, hook, sae, policy=policy, identity=identity)
+        if (codes := caching.kept("codes", name, _in_cache)) is None:
+            caching.keep("codes", name, lambda entry: encode(store, hook, sae, batch_size=batch_size, policy=policy, path=_of_cache(entry),
+                                                              progress=progress), required=True)
+            codes = _in_cache(caching.cache_entry("codes", name))
+        return codes
     pieces: list[sp.csr_matrix] = []
-    writer = None if path is None else CodesWriter(path, store.tokens, n_latents, hook, record)
-    was_training = sae.training
-    sae.eval()
-    try:
-        with torch.inference_mode(), kept_heap(), _encoder(sae, store.tokens.context) as run, tqdm(
-            total=store.n_tokens, unit="tok", unit_scale=True, desc="encode", disable=not progress, leave=False
-        ) as bar:
-            for (first, last), x in zip(store.rows(), store.shards(hook), strict=True):
-                piece = _piece(run, x, keep[first:last], batch_size, n_latents, bar)
-                pieces.append(piece) if writer is None else writer.add(piece, keep[first:last])
-    finally:
-        sae.train(was_training)
-    if writer is not None:
-        return FeatureCodes.load(writer.close())
+    writer = contextlib.nullcontext() if path is None else CodesWriter(path, store.tokens, n_latents, hook, record)
+    with torch.inference_mode(), kept_heap(), writer as writing, tqdm(
+        total=store.n_tokens, unit="tok", unit_scale=True, desc="encode", disable=not progress, leave=False
+    ) as bar:
+        run = _encoder(sae, store.tokens.context)
+        budget = _DENSE.get(torch.device(sae.device).type, _DENSE_ELSEWHERE)
+        rows = batch_size or max(128, budget // n_latents)
+        for (first, last), x in zip(store.rows(), store.shards(hook), strict=True):
+            piece = _piece(run, x, keep[first:last], rows, n_latents, bar)
+            pieces.append(piece) if path is None else writing.add(piece, keep[first:last])
+    if path is not None:
+        return FeatureCodes.load(path)
     return FeatureCodes(pieces, tokens=store.tokens, keep=keep, n_latents=n_latents, hook=hook, provenance=record)
 
 
-def _cached(record: dict, kind: type, run: Callable[..., FeatureCodes]) -> FeatureCodes:
-    """The codes of the cache that this record describes; they are made beside their place and take it when they are whole."""
-    from workbench.activations.codes import FeatureCodes
+def codes_key(store: ActivationStore, hook: str, sae: Any, *, policy: str = "exclude-bos", identity: str | None = None) -> str:
+    """The cache's key of codes.
 
-    key = json.dumps([record["inputs"], record["parameters"], record["versions"], f"{kind.__module__}.{kind.__qualname__}"], sort_keys=True)
-    folder = cache_folder() / "codes" / hashlib.sha256(key.encode()).hexdigest()[:24]
+    In it are: the activations (the model's identity, the tokens and which count, the type on disk, and the numbers of the harvest's
+    probe), the hook, the policy, the SAE's identity (weights, their type, configuration, settings: `coder_sha256`), the kind of device, and
+    the versions of the libraries.
+    """
+    harvested = {name: store.manifest[name] for name in ("model", "tokens_sha256", "dtype", "attention", "batch_size", "probe")}
+    return key("codes", **harvested | {"model": store.manifest["model"]["sha256"]}, hook=hook, policy=policy,
+               sae=identity or coder_sha256(sae), device=str(sae.device).split(":")[0], versions=provenance()["versions"])
 
-    def whole() -> FeatureCodes | None:
-        with contextlib.suppress(NotFoundError, IntegrityError):
-            return FeatureCodes.load(folder)
-        return None
 
-    if (codes := whole()) is not None:
-        return codes
-    making = folder.with_name(f".{folder.name}.{os.getpid()}")
-    try:
-        run(path=making)
-        if (codes := whole()) is not None:  # another process was quicker
-            return codes
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(making, folder)
-    except OSError as error:
-        fail(StorageError, f"{folder} cannot be written ({error.strerror})", "a cache you may write to",
-             "set WORKBENCH_CACHE to another folder, or pass cache=False", cause=error)
-    finally:
-        shutil.rmtree(making, ignore_errors=True)
-    return FeatureCodes.load(folder)
+def _of_cache(entry: Path) -> Path:
+    return entry / "codes"
+
+
+def _in_cache(entry: Path) -> FeatureCodes:
+    return FeatureCodes.load(_of_cache(entry))
 
 
 def _piece(run: Any, x: np.ndarray, keep: np.ndarray, batch_size: int, n_latents: int, bar: Any) -> sp.csr_matrix:
@@ -161,19 +154,14 @@ def _piece(run: Any, x: np.ndarray, keep: np.ndarray, batch_size: int, n_latents
     return matrix
 
 
-@contextlib.contextmanager
-def _encoder(sae: Any, context: int) -> Iterator[Any]:
-    """A generator function (x, keep, batch_size) -> (rows, values, columns, sizes) of each batch, with the SAE prepared for it."""
+def _encoder(sae: Any, context: int) -> Callable:
+    """A generator function (x, keep, batch_size) -> (rows, values, columns, sizes) of each batch."""
     import torch
     from sae_lens.saes.topk_sae import TopK, TopKSAE
 
-    reshaping = getattr(sae, "hook_z_reshaping_mode", False)
-    if reshaping:  # the store's per-head activations are flat already
-        sae.turn_off_forward_pass_hook_z_reshaping()
     activation = getattr(sae, "activation_fn", None)
-    sparse = type(activation) is TopK and not any(module._forward_hooks for module in sae.modules())
-    plain = sparse and type(sae) is TopKSAE and sae.W_enc.device.type == "cpu" and sae.W_enc.dtype == torch.float32
-    found: list[tuple[np.ndarray, ...]] = []
+    plain = type(sae) is TopKSAE and type(activation) is TopK and sae.W_enc.device.type == "cpu" and sae.W_enc.dtype == torch.float32
+    view = private(sae)
     whole_contexts = hasattr(sae, "encode_with_predictions")  # an SAE over time, whose codes depend on the earlier positions
 
     def run(x: np.ndarray, keep: np.ndarray, batch_size: int) -> Iterator[tuple[np.ndarray, ...]]:
@@ -186,39 +174,34 @@ def _encoder(sae: Any, context: int) -> Iterator[Any]:
                 continue
             chosen = x[start:stop] if len(rows) == stop - start or whole_contexts else x[rows]
             batch = torch.from_numpy(np.ascontiguousarray(chosen)).to(sae.device)
-            found.clear()
             if whole_contexts:
-                acts = sae.encode(batch.view(-1, context, x.shape[1])).flatten(0, 1)[torch.from_numpy(rows - start).to(sae.device)]
+                acts = view.encode(batch.view(-1, context, x.shape[1])).flatten(0, 1)[torch.from_numpy(rows - start).to(sae.device)]
             else:
-                acts = sae.encode(batch)
-            yield rows, *(found[0] if found else _from_dense(acts))
+                # Activations of heads are flat in a store: one head of the whole width is the same to an SAE that flattens them.
+                acts = view.encode(batch[:, None] if getattr(view, "hook_z_reshaping_mode", False) else batch)
+            yield rows, *_from_dense(acts.to_dense() if acts.is_sparse else acts)
 
-    def catch(x: torch.Tensor) -> torch.Tensor:
-        found.append(_sparse_topk(x, activation.k))
-        return x  # nobody reads it: after its activation function this SAE has only a hook, and no hook is set
+    if not plain or altered(sae):
+        return run
+    quick = functools.partial(encode_topk, sae, activation.k)
 
-    try:
-        if sparse:
-            activation.forward = catch  # an instance attribute hides the class's forward
-        yield functools.partial(encode_topk, sae, activation.k) if plain else run
-    finally:
-        if sparse:
-            del activation.forward
-        if reshaping:
-            sae.turn_on_forward_pass_hook_z_reshaping()
+    def agreed(x: np.ndarray, keep: np.ndarray, batch_size: int) -> Iterator[tuple[np.ndarray, ...]]:
+        some = np.flatnonzero(keep)[:_COMPARED]
+        return (quick if _same(quick, run, x[some]) else run)(x, keep, batch_size)
+
+    return agreed
 
 
-def _sparse_topk(x: torch.Tensor, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What is positive among the k largest of each row of x (n, F): values, columns and their number in each row."""
-    if x.device.type != "cpu":
-        values, columns = x.topk(k, dim=1, sorted=False)
-        columns, order = columns.sort(dim=1)
-        values = values.gather(1, order).float().cpu().numpy()
-        fires = values > 0
-        return values[fires], columns.cpu().numpy().astype(np.int32)[fires], fires.sum(axis=1)
-    x = x.float().contiguous()
-    places, counts = topk_places(x, k)
-    return x.numpy().reshape(-1)[places], (places % x.shape[1]).astype(np.int32), counts
+def _same(first: Callable, second: Callable, x: np.ndarray) -> bool:
+    """Whether two ways of encoding agree on a few rows, but for ties and rounding."""
+    if not len(x):
+        return True
+    every = np.ones(len(x), dtype=bool)
+    sums = []
+    for way in (first, second):
+        _, values, _, sizes = next(iter(way(x, every, len(x))))
+        sums.append(np.add.reduceat(np.append(values, 0.0), np.cumsum(sizes) - sizes) * (sizes > 0))
+    return bool(np.allclose(*sums, rtol=1e-3, atol=1e-4 * np.abs(sums[1]).max(initial=0)))
 
 
 def _from_dense(acts: torch.Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -257,7 +240,3 @@ def _canonical(hook: str) -> str:
     if len(parts) == 3 and parts[2] == "hook_resid_pre" and parts[1].isdigit() and int(parts[1]) > 0:
         return f"blocks.{int(parts[1]) - 1}.hook_resid_post"
     return hook
-
-
-def _sae_sha256(sae: Any) -> str:
-    return array_sha256(np.array([array_sha256(tensor) for _, tensor in sorted(sae.state_dict().items())]))

@@ -22,8 +22,6 @@ _SORTED_TOKENS = 8_192  # rows sorted at a time: few enough that the first cost 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from workbench.activations.codes import FeatureCodes
-
 
 def top_examples(codes: FeatureCodes, latent: int, k: int = 10, *, unique_contexts: bool = True, window: int = 16) -> pd.DataFrame:
     """The positions where a latent is most active, strongest first.

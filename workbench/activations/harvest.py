@@ -6,6 +6,7 @@
 4. Shard by shard: run the batches up to the last hook, refuse NaN and infinity, write the shard atomically, then the manifest with
    the shard's SHA-256. A killed run loses one shard at most; the next call checks what is there and computes only what is missing.
    Batches never depend on where a run began, so the files come out the same, bit for bit.
+5. What is to replace another harvest (`resume=False`) is made beside it and takes its place when it is whole.
 """
 
 from __future__ import annotations
@@ -14,10 +15,9 @@ import contextlib
 import functools
 import hashlib
 import itertools
-import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,28 +25,32 @@ import numpy as np
 
 from workbench.activations.capture import (
     activations_of,
-    capturing,
+    capture,
     check_hooks,
-    fused_attention,
     fused_attention_agrees,
     model_name,
-    model_sha256,
+    refuse_hooks,
 )
 from workbench.activations.heap import kept_heap
 from workbench.activations.positions import attended
 from workbench.activations.store import FORMAT, MANIFEST, ActivationStore, read_manifest, shard_name
 from workbench.activations.threads import on_all_cores
 from workbench.errors import InputError, IntegrityError, MismatchError, NotFoundError, StorageError, fail
-from workbench.keeping import cache_folder, file_sha256, replace_file
+from workbench.keeping import cache_entry, exclusive, file_sha256, key, replace_file, seal, settle, storing, swap_in, sweep
 from workbench.results import provenance
+from workbench.sources.passes import model_sha256
 from workbench.sources.tokens import Tokens
 
 _SHARD_BYTES = 64 << 20
-_LAYOUT = ("model", "tokens_sha256", "hooks", "dtype", "batch_size", "contexts_per_shard")
+_LAYOUT = ("model", "tokens_sha256", "hooks", "dtype", "batch_size", "contexts_per_shard", "hooked", "probe")
+_PROBED = 64  # numbers of each hook that are kept of the probe
+_SAME = {"float32": 1e-3, "float64": 1e-3}  # relative gap of probes of one model on two machines; two models differ by far more
+_SAME_ELSE = 5e-2  # in half precision
 
 
 def harvest(model: Any, tokens: Tokens, hooks: str | Sequence[str], *, store: str | os.PathLike | None = None, batch_size: int = 32,
-            resume: bool = True, dtype: str = "float32", shard_tokens: int | None = None, progress: bool = True) -> ActivationStore:
+            resume: bool = True, dtype: str = "float32", shard_tokens: int | None = None, hooked: bool = False,
+            progress: bool = True) -> ActivationStore:
     """Run a model over a text and keep its activations at some hooks on disk.
 
     Parameters
@@ -61,11 +65,14 @@ def harvest(model: Any, tokens: Tokens, hooks: str | Sequence[str], *, store: st
     batch_size : int
         Contexts a forward pass.
     resume : bool
-        Go on with what the folder holds; False starts again.
+        Go on with what the folder holds; False starts again, and leaves what the folder holds until the new harvest is whole.
     dtype : str
         `"float32"` or `"float16"` on disk; reading gives float32.
     shard_tokens : int, optional
         Tokens a shard, rounded up to whole batches; None for shards of about 64 MiB.
+    hooked : bool
+        Run the model with the hooks that you put on it. Without it such a model is refused, since its activations are not those of its
+        weights; with it a `store` must be named, and the harvest can be resumed as long as the hooks give the same activations.
     progress : bool
         Show a bar.
 
@@ -78,7 +85,8 @@ def harvest(model: Any, tokens: Tokens, hooks: str | Sequence[str], *, store: st
     NotFoundError
         For an unknown hook, with close matches.
     InputError
-        For ids or contexts the model cannot take, and for NaN or infinite activations (hook, context and position are named).
+        For ids or contexts the model cannot take, for NaN or infinite activations (hook, context and position are named), and for a model
+        that somebody put hooks on.
     MismatchError
         When the folder holds a harvest of another model, text, dtype, layout or of other hooks.
     StorageError
@@ -89,20 +97,28 @@ def harvest(model: Any, tokens: Tokens, hooks: str | Sequence[str], *, store: st
     tokens = tokens if isinstance(tokens, Tokens) else Tokens.from_ids(tokens, tokenizer=getattr(model, "tokenizer", None))
     names = check_hooks(model, hooks)
     _check_request(model, tokens, batch_size, dtype, shard_tokens)
+    if not hooked:
+        refuse_hooks(model)
+    elif store is None:
+        fail(InputError, "a harvest of a model with your hooks (hooked=True) and no store", "a folder for it, since the cache cannot tell "
+             "your hooks from others", "pass store=...")
     device = next(model.original_model.parameters()).device
-    ids, seen = tokens.ids, attended(tokens)
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode(), kept_heap():
-            widths, fused = _probe(model, names, ids, seen, device)
-            manifest = _plan(model, tokens, widths, batch_size, dtype, shard_tokens, fused)
-            folder = Path(store) if store is not None else _cached(manifest)
-            with _locked(folder):
-                manifest = _resumed(folder, manifest, resume)
-                _write_all(model, names, tokens, seen, folder, manifest, device, progress)
-    finally:
-        model.train(was_training)
+    seen = attended(tokens)
+    with torch.inference_mode(), kept_heap():
+        plan = _plan(model, names, tokens, seen, device, batch_size, dtype, shard_tokens, hooked)
+        folder = settle(store) if store is not None else cache_entry("activations", _key(plan))
+        if resume and (done := _finished(folder, plan)) is not None:
+            return ActivationStore(folder, done, tokens, checked=True)
+        with storing(folder), exclusive(folder):
+            beside = folder.with_name(f".{folder.name}.new")
+            place = beside if not resume and (folder / MANIFEST).is_file() else folder
+            if place == folder:
+                shutil.rmtree(beside, ignore_errors=True)  # of one that was killed
+            with exclusive(place) if place != folder else contextlib.nullcontext():
+                manifest = _resumed(place, plan, resume)
+                _write_all(model, names, tokens, seen, place, manifest, device, progress)
+                if place != folder:
+                    swap_in(place, folder)
     return ActivationStore(folder, manifest, tokens, checked=True)
 
 
@@ -129,55 +145,54 @@ def _batch(ids: np.ndarray, seen: np.ndarray, device: Any) -> tuple[Any, Any]:
     return torch.from_numpy(ids.astype(np.int64)).to(device), mask
 
 
-def _probe(model: Any, names: list[str], ids: np.ndarray, seen: np.ndarray, device: Any) -> tuple[dict[str, int], bool]:
-    """The width of every hook, and whether fused attention may be used: tried on the first context and the most padded one."""
+def _plan(model: Any, names: list[str], tokens: Tokens, seen: np.ndarray, device: Any, batch_size: int, dtype: str,
+          shard_tokens: int | None, hooked: bool) -> dict:
+    """The manifest of a harvest before its first shard. Widths and kind of attention are tried on the first and the most padded context."""
     rows = sorted({0, int(seen.sum(axis=1).argmin())})
-    batch = _batch(ids[rows], seen[rows], device)
+    batch = _batch(tokens.ids[rows], seen[rows], device)
     own = activations_of(model, names, *batch)
-    return {name: values.shape[1] for name, values in own.items()}, fused_attention_agrees(model, own, *batch)
-
-
-def _plan(model: Any, tokens: Tokens, widths: dict[str, int], batch_size: int, dtype: str, shard_tokens: int | None, fused: bool) -> dict:
-    """The manifest of a harvest before its first shard."""
+    widths = {name: values.shape[1] for name, values in own.items()}
     row_bytes = sum(widths.values()) * np.dtype(dtype).itemsize
     batch_tokens = batch_size * tokens.context
     batches = max(1, _SHARD_BYTES // (row_bytes * batch_tokens)) if shard_tokens is None else -(-shard_tokens // batch_tokens)
     layout = {
         "model": {"name": model_name(model), "sha256": model_sha256(model)}, "tokens_sha256": tokens.sha256, "hooks": widths,
-        "dtype": dtype, "batch_size": batch_size, "contexts_per_shard": int(batches) * batch_size,
+        "dtype": dtype, "batch_size": batch_size, "contexts_per_shard": int(batches) * batch_size, "hooked": hooked,
+        "probe": {name: _some(values[seen[rows].ravel()]) for name, values in own.items()},
     }
+    fused = not hooked and fused_attention_agrees(model, own, *batch)
+    weights = str(next(model.original_model.parameters()).dtype).removeprefix("torch.")
     return {"format": FORMAT} | layout | {
-        "attention": "fused" if fused else "as in the bridge", "shards": [],
+        "n_contexts": tokens.n_contexts, "weights": weights, "attention": "fused" if fused else "as in the bridge", "shards": [],
         "provenance": provenance({"tokens": layout["tokens_sha256"], "model": layout["model"]["sha256"]},
-                                 {name: layout[name] for name in _LAYOUT[2:]} | {"model": layout["model"]["name"]}),
+                                 {name: layout[name] for name in _LAYOUT[2:-1]} | {"model": layout["model"]["name"]}),
     }
 
 
-def _cached(manifest: dict) -> Path:
-    key = {name: manifest[name] for name in _LAYOUT} | {"model": manifest["model"]["sha256"]}
-    return cache_folder() / "activations" / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
+def _some(values: np.ndarray) -> list[float]:
+    """Evenly spaced numbers of the probe, from which two harvests tell whether they are of one computation."""
+    flat = values.ravel()
+    return [float(value) for value in flat[np.linspace(0, len(flat) - 1, min(_PROBED, len(flat))).astype(int)]]
 
 
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """One harvest at a time in a folder: another process waits, and then finds the work done. A kill releases the lock."""
-    import fcntl
+def _key(plan: dict) -> str:
+    """What decides a harvest: the model's weights and configuration, the tokens and which count, hooks with widths, dtype and layout."""
+    return key("activations", **{name: plan[name] for name in _LAYOUT if name != "probe"} | {"model": plan["model"]["sha256"]})
 
+
+def _finished(folder: Path, plan: dict) -> dict | None:
+    """The manifest of a folder that holds this harvest, whole: then nothing is written, nor locked, so that the folder may be read-only."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = open(folder / ".lock", "w")  # noqa: SIM115 - closed below, after the long block
-    except OSError as error:
-        fail(StorageError, f"{folder} cannot be written ({error.strerror})", "a folder you may write to",
-             "choose another store=...", cause=error)
-    with handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
+        old = read_manifest(folder)
+    except (NotFoundError, IntegrityError):
+        return None
+    whole = not _differing(old, plan) and len(old["shards"]) == -(-plan["n_contexts"] // plan["contexts_per_shard"])
+    return old if whole and all(on_all_cores(functools.partial(_intact, folder), old["shards"])) else None
 
 
 def _resumed(folder: Path, plan: dict, resume: bool) -> dict:
     """The plan with the shards that are already there and intact; refuses a folder of another harvest."""
-    for leftover in folder.glob(".*.part"):  # of a run that was killed while writing; the lock is ours
-        leftover.unlink()
+    sweep(folder)  # of a run that was killed while writing; the lock is ours
     try:
         old = read_manifest(folder) if resume else None
     except NotFoundError:
@@ -185,13 +200,12 @@ def _resumed(folder: Path, plan: dict, resume: bool) -> dict:
     except IntegrityError as error:
         fail(IntegrityError, str(error).split(". Expected")[0], "a manifest that can be resumed",
              "pass resume=False to start this folder again", cause=error)
-    if not resume and (folder / MANIFEST).is_file():
+    if not resume:
         for shard in folder.glob("shard-?????.safetensors"):  # another layout may have had more of them
             shard.unlink()
     if old is None:
         return plan
-    differing = [name for name in _LAYOUT if not _same(name, old.get(name), plan[name])]
-    if differing:
+    if differing := _differing(old, plan):
         told = "; ".join(f"{name}: {_short(old.get(name))} there, {_short(plan[name])} now" for name in differing)
         fail(MismatchError, f"{folder} holds another harvest ({told})", "the same model, text, hooks, dtype and layout",
              "choose another folder, or pass resume=False to replace what is there")
@@ -199,15 +213,32 @@ def _resumed(folder: Path, plan: dict, resume: bool) -> dict:
     return old | {"shards": list(itertools.compress(old["shards"], intact))}
 
 
-def _same(name: str, old: Any, new: Any) -> bool:
-    if name == "hooks":
-        return isinstance(old, dict) and list(old.items()) == list(new.items())
-    return old["sha256"] == new["sha256"] if name == "model" and isinstance(old, dict) else old == new
+def _differing(old: dict, plan: dict) -> list[str]:
+    """Names of what is another in two manifests."""
+    tolerance = _SAME.get(plan["weights"], _SAME_ELSE)
+
+    def same(name: str, there: Any, here: Any) -> bool:
+        if name == "hooks":
+            return isinstance(there, dict) and list(there.items()) == list(here.items())
+        if name == "probe":
+            return old.get("hooks") != plan["hooks"] or all(_close(there[hook], here[hook], tolerance) for hook in here)
+        return there["sha256"] == here["sha256"] if name == "model" and isinstance(there, dict) else there == here
+
+    found = [name for name in _LAYOUT if name != "probe" and not same(name, old.get(name), plan[name])]
+    # The probe is looked at only where everything else is the same: then something decides the activations that nothing here tells.
+    return found or [name for name in ("probe",) if not same(name, old.get(name, {}), plan[name])]
+
+
+def _close(there: list[float], here: list[float], tolerance: float) -> bool:
+    a, b = np.asarray(there), np.asarray(here)
+    return a.shape == b.shape and bool(np.linalg.norm(a - b) <= tolerance * np.linalg.norm(b))
 
 
 def _short(value: Any) -> str:
     if isinstance(value, dict) and "sha256" in value:
         return f"{value['name']} ({value['sha256'][:12]}…)"
+    if isinstance(value, dict) and all(isinstance(one, list) for one in value.values()):
+        return "other activations of the first context"
     text = ", ".join(value) if isinstance(value, dict) else str(value)
     return text if len(text) != 64 else text[:12] + "…"
 
@@ -232,12 +263,8 @@ def _write_all(model: Any, names: list[str], tokens: Tokens, seen: np.ndarray, f
     tokens.save(folder / "tokens")
     _save_manifest(folder, manifest)
     total = sum(min(step, n - index * step) for index in todo) * tokens.context
-    with contextlib.ExitStack() as stack:
-        if manifest["attention"] == "fused" and not stack.enter_context(fused_attention(model)):
-            fail(MismatchError, f"{folder} was begun with fused attention, which this model does not run now", "the model as it was",
-                 "remove the hooks of the model, or pass resume=False")
-        run = stack.enter_context(capturing(model, names))
-        bar = stack.enter_context(tqdm(total=total, unit="tok", unit_scale=True, desc="harvest", disable=not progress, leave=False))
+    run = capture(model, names, fused=manifest["attention"] == "fused", hooked=manifest["hooked"])
+    with tqdm(total=total, unit="tok", unit_scale=True, desc="harvest", disable=not progress, leave=False) as bar:
         for index in todo:
             first, last = index * step, min((index + 1) * step, n)
             content = _compute(run, tokens.ids, seen, first, last, manifest, device, bar)
@@ -291,6 +318,6 @@ def _check_space(folder: Path, required: int) -> None:
 
 
 def _save_manifest(folder: Path, manifest: dict) -> None:
-    replace_file(folder / MANIFEST, json.dumps(manifest, indent=1).encode())
+    replace_file(folder / MANIFEST, seal(manifest))
 
 

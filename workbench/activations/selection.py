@@ -11,13 +11,14 @@ the product that made them, and the same scans written as loops and compiled by 
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from workbench.sources.passes import private
 
 if TYPE_CHECKING:
     import torch
@@ -45,31 +46,21 @@ def encode_topk(sae: Any, k: int, x: np.ndarray, keep: np.ndarray, batch_size: i
         if not len(rows):
             return None
         with torch.inference_mode():
-            sae_in = sae.process_sae_in(torch.from_numpy(x[rows]))
             if not hasattr(space, "dense"):
-                space.dense = torch.empty(batch_size, width)
+                space.dense, space.sae = torch.empty(batch_size, width), private(sae)
+            batch = torch.from_numpy(x[rows])
+            sae_in = space.sae.process_sae_in(batch[:, None] if sae.hook_z_reshaping_mode else batch)
             dense = torch.mm(torch.cat([sae_in, sae_in.new_ones(len(rows), 1)], dim=1), weight, out=space.dense[: len(rows)])
             places, counts = topk_places(dense, k)
             return rows, dense.numpy().reshape(-1)[places], (places % width).astype(np.int32), counts
 
-    with _one_thread_each(), ThreadPoolExecutor(cores) as pool:
+    # Each of the pool's threads computes on its own core; the number of threads of this one, and of others, stays.
+    with ThreadPoolExecutor(cores, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         try:
             yield from (batch for batch in pool.map(one, range(0, len(x), batch_size)) if batch is not None)
         finally:
             pool.shutdown(cancel_futures=True)
-
-
-@contextlib.contextmanager
-def _one_thread_each() -> Iterator[None]:
-    """Within the block a torch operation runs on the core that calls it."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+            torch.set_num_threads(cores)  # what new threads start with
 
 
 def topk_places(x: torch.Tensor, k: int) -> tuple[np.ndarray, np.ndarray]:

@@ -6,14 +6,16 @@
 
 1. Row r of a hook is position r % context of context r // context: row r belongs to `store.tokens.ids.ravel()[r]`.
 2. Shards hold whole contexts. Reading maps a file into memory and touches only the rows that are asked for.
-3. A shard is checked against its SHA-256 the first time it is read; sizes are checked when the store is opened.
+3. A shard is checked against its SHA-256 the first time it is read, and again whenever the file is another one than it was then: a
+   store that is open while its folder is harvested anew says so, and never gives rows of another text.
+4. The manifest is sealed, and names its shards by their number: there is no other file to be led to.
 """
 
 from __future__ import annotations
 
 import functools
-import json
 import os
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Self
@@ -21,9 +23,10 @@ from typing import Any, Self
 import numpy as np
 from jaxtyping import Bool, Float32, Int
 
-from workbench.activations.capture import model_sha256
 from workbench.errors import InputError, IntegrityError, MismatchError, NotFoundError, fail
-from workbench.keeping import file_sha256
+from workbench.keeping import file_sha256, read_bytes, reading, settle, unseal
+from workbench.keeping.reading import LARGEST_TEXT
+from workbench.sources.passes import model_sha256
 from workbench.sources.tokens import Tokens
 
 FORMAT = "sae-workbench activations 1"
@@ -44,19 +47,20 @@ def read_manifest(folder: Path, kind: str = FORMAT) -> dict:
     NotFoundError
         When there is none.
     IntegrityError
-        When it is not one of ours or is truncated.
+        When it is not one of ours, or not as it was written.
     """
     path = folder / MANIFEST
-    if not path.is_file():
+    if not path.exists():
         fail(NotFoundError, f"{folder} holds no {MANIFEST}", f"a folder of the kind '{kind}'",
              "check the path, or harvest or encode into this folder first")
-    try:
-        manifest = json.loads(path.read_text())
+    with reading(path, f"a manifest of the format '{kind}'", "delete this folder and make it again, or choose another folder"):
+        manifest = unseal(read_bytes(path, limit=LARGEST_TEXT))
         if manifest["format"] != kind:
             raise ValueError(f"its format is {manifest['format']!r}")
-    except (ValueError, KeyError, TypeError) as error:
-        fail(IntegrityError, f"{path} cannot be read ({error})", f"a manifest of the format '{kind}'",
-             "delete this folder and make it again, or choose another folder", cause=error)
+        names = [shard["file"] for shard in manifest["shards"]]
+        numbers = [shard.get("index", i) for i, shard in enumerate(manifest["shards"])]
+        if names != [shard_name(number) for number in numbers] or numbers != sorted(set(numbers)):
+            raise ValueError("its shards are not in order")
     return manifest
 
 
@@ -71,19 +75,48 @@ def load_rows(path: Path, name: str, start: int = 0, stop: int | None = None) ->
         fail(IntegrityError, f"{path} cannot be read ({error})", "the shard as it was written", _MEND, cause=error)
 
 
-def check_shard(path: Path, sha256: str) -> None:
-    """Raise IntegrityError, naming the file, unless its bytes have this SHA-256."""
+class Shards:
+    """The files of a folder, each checked when it is first read and whenever it is another file than it was then."""
+
+    def __init__(self, folder: Path, sha256: dict[str, str], checked: bool = False) -> None:
+        self.folder, self.sha256 = folder, sha256
+        self._seen = {name: _signature(folder / name) for name in sha256} if checked else {}
+
+    def read(self, file: str, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """Rows of one tensor of a file; of the bytes that were checked, whatever happens to the folder meanwhile."""
+        path = self.folder / file
+        while True:
+            signature = _signature(path)
+            if signature is None or self._seen.get(file) != signature:
+                self.check(file)
+                continue
+            rows = load_rows(path, name, start, stop)
+            if _signature(path) == signature:
+                return rows
+
+    def check(self, file: str) -> None:
+        """Raise IntegrityError, naming the file, unless its bytes have their SHA-256."""
+        path = self.folder / file
+        signature = _signature(path)
+        with reading(path, "the shard as it was written", _MEND):
+            found = file_sha256(path)
+        if found != self.sha256[file]:
+            fail(IntegrityError, f"{path} has been changed since this was opened or written (SHA-256 {found[:12]}…)",
+                 f"SHA-256 {self.sha256[file][:12]}…", "open the folder again if it was made anew meanwhile; else " + _MEND)
+        self._seen[file] = signature
+
+
+def _signature(path: Path) -> tuple | None:
+    """What changes when a file is replaced or written to; None where there is no regular file."""
     try:
-        found = file_sha256(path)
-    except OSError as error:
-        fail(IntegrityError, f"{path} cannot be read ({error.strerror})", "the shard as it was written", _MEND, cause=error)
-    if found != sha256:
-        fail(IntegrityError, f"{path} has been changed since it was written (SHA-256 {found[:12]}…)", f"SHA-256 {sha256[:12]}…", _MEND)
+        found = os.stat(path)
+    except OSError:
+        return None
+    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns) if stat.S_ISREG(found.st_mode) else None
 
 
-def _load_checked(path: Path, sha256: str, hook: str) -> np.ndarray:
-    check_shard(path, sha256)
-    return load_rows(path, hook).astype(np.float32, copy=False)
+def _load_checked(folder: Path, file: str, sha256: str, hook: str) -> np.ndarray:
+    return Shards(folder, {file: sha256}).read(file, hook).astype(np.float32, copy=False)
 
 
 class ActivationStore:
@@ -106,7 +139,7 @@ class ActivationStore:
         self.hooks: tuple[str, ...] = tuple(self.widths)
         step = manifest["contexts_per_shard"] * tokens.context
         self.starts: Int[np.ndarray, " shards_and_end"] = np.append(np.arange(0, tokens.n_tokens, step), tokens.n_tokens)
-        self._checked = {shard["file"] for shard in manifest["shards"]} if checked else set()
+        self._files = Shards(path, {shard["file"]: shard["sha256"] for shard in manifest["shards"]}, checked)
 
     @classmethod
     def open(cls, path: str | os.PathLike) -> Self:
@@ -119,9 +152,8 @@ class ActivationStore:
         IntegrityError
             When shards are missing or truncated, the harvest was not finished, or the tokens are not those of the manifest.
         """
-        path = Path(path)
-        manifest = read_manifest(path)
-        tokens = Tokens.load(path / "tokens")
+        path = settle(path)
+        manifest, tokens = read_manifest(path), Tokens.load(path / "tokens")
         if tokens.sha256 != manifest["tokens_sha256"]:
             fail(IntegrityError, f"{path}/tokens is not the text of this store", f"tokens with SHA-256 {manifest['tokens_sha256'][:12]}…",
                  "restore the file or harvest into another folder")
@@ -197,7 +229,7 @@ class ActivationStore:
     def loaders(self, hook: str) -> list[Callable[[], np.ndarray]]:
         """For `map_reduce`: functions that read and check one shard each, wherever they are called (the folder must be seen there)."""
         self._width(hook)
-        return [functools.partial(_load_checked, self.path / shard["file"], shard["sha256"], hook) for shard in self.manifest["shards"]]
+        return [functools.partial(_load_checked, self.path, shard["file"], shard["sha256"], hook) for shard in self.manifest["shards"]]
 
     def verify(self) -> Self:
         """Check every shard against its SHA-256.
@@ -208,8 +240,7 @@ class ActivationStore:
             Naming the first shard that is not as it was written.
         """
         for shard in self.manifest["shards"]:
-            check_shard(self.path / shard["file"], shard["sha256"])
-            self._checked.add(shard["file"])
+            self._files.check(shard["file"])
         return self
 
     def check_model(self, model: Any) -> None:
@@ -221,11 +252,12 @@ class ActivationStore:
                  "harvest this model into another folder, or load the model of the store")
 
     def _rows(self, index: int, hook: str, start: int = 0, stop: int | None = None) -> np.ndarray:
-        shard = self.manifest["shards"][index]
-        if shard["file"] not in self._checked:
-            check_shard(self.path / shard["file"], shard["sha256"])
-            self._checked.add(shard["file"])
-        return load_rows(self.path / shard["file"], hook, start, stop)
+        rows = self._files.read(self.manifest["shards"][index]["file"], hook, start, stop)
+        first, last = int(self.starts[index]), int(self.starts[index + 1])
+        if rows.shape != (min(last - first, last - first if stop is None else stop) - start, self.widths[hook]):
+            fail(IntegrityError, f"shard {index} of {self.path} holds {rows.shape} at {hook!r}", f"rows {start} to {stop} of width "
+                 f"{self.widths[hook]}", _MEND)
+        return rows
 
     def _width(self, hook: str) -> int:
         if hook not in self.widths:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Int64
 
-from workbench.activations.capture import capturing, check_hooks
+from workbench.activations.capture import capture, check_hooks
 from workbench.errors import InputError, fail
 
 POOLS = ("last", "mean")
@@ -70,7 +70,8 @@ def word_vectors(
         by_length.setdefault(len(ids), []).append(index)
     vectors: dict[str, np.ndarray] = {}
     device = next(model.original_model.parameters()).device
-    with torch.inference_mode(), capturing(model, names) as run:
+    run = capture(model, names)
+    with torch.inference_mode():
         for length, members in sorted(by_length.items()):
             for start in range(0, len(members), batch_size):
                 some = members[start : start + batch_size]

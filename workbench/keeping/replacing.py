@@ -24,8 +24,8 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from workbench.errors import IntegrityError, StorageError, fail
-from workbench.keeping.turns import exclusive, locked
+from workbench.errors import IntegrityError, StorageError, WorkbenchError, fail
+from workbench.keeping.turns import exclusive, give_back, take
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
@@ -35,7 +35,7 @@ def storing(place: str | os.PathLike, n_bytes: int | None = None) -> Iterator[No
     """Turns an OSError within the block into a StorageError that names the place, and how much was to be written."""
     try:
         yield
-    except StorageError:
+    except WorkbenchError:
         raise
     except OSError as error:
         fail(StorageError, f"{place} could not be written ({error.strerror or str(error) or type(error).__name__})",
@@ -194,21 +194,21 @@ def _beside(path: Path, *, is_folder: bool = False) -> Iterator[Path]:
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.part")
         temporary.mkdir() if is_folder else temporary.touch(exist_ok=False)
         with contextlib.suppress(FileNotFoundError):
-            handle = locked(temporary)
+            handle = take(temporary)
     try:
         yield temporary
     finally:
         _remove(temporary)
-        os.close(handle)
+        give_back(handle)
 
 
 def sweep(parent: str | os.PathLike, name: str | None = None) -> None:
     """Remove what killed processes left beside `parent/name`, or beside everything in `parent`."""
     for leftover in Path(parent).glob(f".{'*' if name is None else glob.escape(name)}.*.part"):
         with contextlib.suppress(OSError):
-            if (handle := locked(leftover, wait=False)) is not None:
+            if (handle := take(leftover, wait=False)) is not None:
                 _remove(leftover)
-                os.close(handle)
+                give_back(handle)
 
 
 def _remove(path: Path) -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 _GUARD = threading.Lock()
-_HELD: dict[tuple[int, int], int] = {}  # the folders that are locked in this process, each with its thread
+_HELD: dict[tuple[int, int], int] = {}  # what is locked in this process, by device and inode, each with its thread
 
 
 class Turns:
@@ -92,26 +92,24 @@ def exclusive(folder: str | os.PathLike) -> Iterator[None]:
     if _HELD.get((found.st_dev, found.st_ino)) == threading.get_ident():
         yield  # this thread has it already
         return
-    handle = locked(folder)
+    handle = take(folder)
     while handle is None:  # it was replaced while we waited
-        handle = locked(folder)
-    found = os.fstat(handle)
-    place = (found.st_dev, found.st_ino)
-    _HELD[place] = threading.get_ident()
+        handle = take(folder)
     try:
         yield
     finally:
-        _HELD.pop(place, None)
-        os.close(handle)
+        give_back(handle)
 
 
-def locked(path: str | os.PathLike, *, wait: bool = True) -> int | None:
+def take(path: str | os.PathLike, *, wait: bool = True) -> int | None:
     """A descriptor that holds the lock of a file or folder; None where somebody else holds it, or it is no longer at its path."""
     handle = os.open(path, os.O_RDONLY)
     try:
         with contextlib.suppress(OSError) if wait else contextlib.nullcontext():  # some network file systems have no locks
             fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        if os.path.samestat(os.fstat(handle), os.stat(path)):
+        found = os.fstat(handle)
+        if os.path.samestat(found, os.stat(path)):
+            _HELD[found.st_dev, found.st_ino] = threading.get_ident()
             return handle
     except (BlockingIOError, FileNotFoundError):
         pass
@@ -120,3 +118,10 @@ def locked(path: str | os.PathLike, *, wait: bool = True) -> int | None:
         raise
     os.close(handle)
     return None
+
+
+def give_back(handle: int) -> None:
+    """End what `take` began."""
+    found = os.fstat(handle)
+    _HELD.pop((found.st_dev, found.st_ino), None)
+    os.close(handle)
