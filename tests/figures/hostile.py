@@ -1,4 +1,4 @@
-"""Text that plotly or a page would interpret, and a Chromium that says what it shows of it. Loaded by the conftests beside it.
+"""Text that plotly or a page would interpret, and a Chromium that says what it shows of it. Loaded by the tests of text.
 
 1. Each of `TOKENS` begins with a mark of its own (q00, q01, ...), so that it is found wherever it is drawn, whatever became of the rest.
 2. `Reader.plot` draws a figure by plotly.js and reads every text of it, hovers over its points and reads what that says; `Reader.html`
@@ -10,8 +10,12 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import os
 import re
 from typing import NamedTuple
+
+import pytest
 
 from workbench.figures.browser import find_browser
 
@@ -33,8 +37,8 @@ _SHOWN = {  # the tail of a token: as a reader sees it
     "</div></td><!--": "</div></td><!--",
     "' onmouseover=\"window.hit='over'\"": "' onmouseover=\"window.hit='over'\"",
     "\n": "↵",
-    "\r\tz": "␍⇥z",
-    "\0z": "␀z",  # arrays of numpy cut zeros off an end
+    "\r\tz": "⟨U+000D⟩⇥z",
+    "\0z": "⟨U+0000⟩z",  # arrays of numpy cut zeros off an end
     "\ud800": "⟨U+D800⟩",
     "\u202ez": "⟨U+202E⟩z",
     "\u200b": "⟨U+200B⟩",
@@ -143,8 +147,6 @@ class Reader:
 
     def plot(self, figure) -> Shown:
         """What the figure shows, also where one points at it."""
-        import json
-
         return Shown(**self.page.evaluate(_READ, json.loads(figure.to_json())))
 
     def html(self, markup: str) -> Shown:
@@ -164,6 +166,8 @@ class Reader:
 @contextlib.contextmanager
 def reading():
     """A `Reader` in a Chromium of its own."""
+    if find_browser() is None and not os.environ.get("CI"):
+        pytest.skip("no Chromium; Debian and Ubuntu: apt-get install chromium")
     from playwright.sync_api import sync_playwright
     from plotly.offline import get_plotlyjs
 

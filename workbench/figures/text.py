@@ -4,9 +4,9 @@ Plotly reads a small HTML (`<b>`, `<br>`, `<a href>`, `&lt;`), TeX between dolla
 tokens, names of documents, tasks and SAEs, titles, values of category axes. A page reads HTML. Markup of ours is put around such text,
 never in it.
 
-1. `visible`: what has no shape of its own gets one. `↵`, `⇥` and `␍` stand for line feed, tab and carriage return, Unicode's control
-   pictures for the other control characters (`␀` for NUL), and `⟨U+202E⟩` for any other character that does not print: direction marks,
-   zero-width characters, lone surrogates, which no file could hold. For controls, which show text as it is.
+1. `visible`: what has no shape of its own gets one: `↵` stands for a line end, `⇥` for a tab, and `⟨U+202E⟩` for any other character that
+   does not print: other controls, direction marks, zero-width characters, lone surrogates, which no file could hold. For lists, which show
+   text as it is.
 2. `as_text`: the same, with references (`&lt;`, `&#36;`) for what plotly or a page would interpret. Both decode a reference once, so it is
    called once. For every text of a figure and every piece of HTML; numbers beside a figure keep the text as it was.
 
@@ -20,7 +20,7 @@ import unicodedata
 from typing import Any
 
 LINE_END = "↵"
-_SHAPES = {chr(code): chr(0x2400 + code) for code in range(32)} | {"\x7f": "␡", "\n": LINE_END, "\t": "⇥", "\r": "␍"}
+_SHAPES = {"\n": LINE_END, "\t": "⇥"}
 # plotly knows few names, so numbers for all else
 _REFERENCES = str.maketrans({"<": "&lt;", ">": "&gt;", "&": "&amp;"} | {sign: f"&#{ord(sign)};" for sign in "'$\""})
 
