@@ -168,8 +168,8 @@ def _torch_file(path: Path) -> dict[str, torch.Tensor]:
     with reading(path, "a torch file of tensors only, which can be read without running code from it",
                  "download it again, or save its state_dict() alone"):  # fmt: skip
         with zipfile.ZipFile(path) as archive:
-            if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
-                raise ValueError("torch.save compresses nothing")
+            if any(member.compress_type != zipfile.ZIP_STORED or member.file_size > size for member in archive.infolist()):
+                raise ValueError("a member is compressed, or larger than the file")
         with warnings.catch_warnings(action="ignore"):  # torch warns about pickle protocols that it then refuses
             saved = torch.load(path, map_location="cpu", weights_only=True)
         for name, tensor in saved.items():  # a view of one number may claim to be a matrix of any size

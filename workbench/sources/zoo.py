@@ -153,10 +153,11 @@ def catalog() -> pd.DataFrame:
     rows = [_embedded_row(name) for name in embedded_saes()]
     for release, entry in registry().items():
         rows.extend(_registry_row(release, entry, sae) for sae in entry["saes"])
-    table = pd.DataFrame(rows, columns=list(COLUMNS))
-    table["d_sae"] = table["d_sae"].astype("Int64")
-    for column in ("L0", "explained_variance", "ce_recovered", "dead_share"):
-        table[column] = table[column].astype(float)
+    with reading(zoo_root(), "configurations and cards with numbers where they belong", "restore it with `git checkout -- data`"):
+        table = pd.DataFrame(rows, columns=list(COLUMNS))
+        table["d_sae"] = table["d_sae"].astype("Int64")
+        for column in ("L0", "explained_variance", "ce_recovered", "dead_share"):
+            table[column] = table[column].astype(float)
     return table
 
 
