@@ -29,7 +29,6 @@ from workbench.circuits.running import (
     catch_heads,
     embedding_hook,
     forward,
-    frozen,
     head_sites,
     output_matrices,
     split_inputs,
@@ -117,7 +116,7 @@ def patch_edges(
     positive, negative = token_ids(model, task.positive), token_ids(model, task.negative)
     layers, heads = model.cfg.n_layers, model.cfg.n_heads
     split = method != "activation" or _grouped(model)
-    with split_inputs(model) if split else contextlib.nullcontext(), frozen(model):
+    with split_inputs(model) if split else contextlib.nullcontext():
         if method == "activation":
             effect, output, behaviour = _exact_edges(model, task, positive, negative, batch_size)
             names = np.array([f"{layer}.{head}" for layer in range(layers) for head in range(heads)])

@@ -23,7 +23,7 @@ import numpy as np
 
 from workbench.circuits.latents import _site
 from workbench.circuits.patching import metric_of
-from workbench.circuits.running import forward, frozen, rooted, token_ids
+from workbench.circuits.running import forward, private, rooted, token_ids
 from workbench.errors import InputError, fail
 from workbench.keeping import replace_file
 
@@ -134,7 +134,7 @@ def latent_graph(model: Any, saes: Sequence[Any], task: Task, *, row: int = 0, p
 
     texts = [model.tokenizer.decode([int(token)]) for token in ids[0]]
     graph = nx.DiGraph(prompt_tokens=texts, prompt="".join(texts[1:]))
-    with torch.enable_grad(), frozen(model):
+    with torch.enable_grad():
         logits = forward(model, ids, [(rooted(model)[0], root), *((hook, keep(hook)) for hook in hooks)], last=part.last)
         short = part.take(slice(None))
         at_end = logits[:, length - 1]
@@ -181,6 +181,7 @@ def _chosen(sae: Any, x: Any, slope: Any, per_layer: int) -> list[tuple]:
 
     with torch.no_grad():
         x = x.detach()
+        sae = private(sae)
         f = sae.encode(x.to(sae.dtype))
         error = x - sae.decode(f).to(x.dtype)
         f = f.to(x.dtype)

@@ -1,7 +1,7 @@
 """What do an SAE's latents contribute to an answer, directly and through the rest of the model, with the SAE's error as a node of its own?
 
 1. At the SAE's hook an activation is x = sum of f_i W_dec,i + b_dec + e: latents, bias and error.
-2. Direct logit attribution: with the final norm's scale frozen, the logit difference is linear in the residual stream. Latent i adds
+2. Direct logit attribution: with the final norm's scale the logit difference is linear in the residual stream. Latent i adds
    f_i W_dec,i . u / sigma, with u the difference of unembedding directions through the norm's weight (centred where the norm centres).
    Latents + b_dec + error + everything else that reaches the final residual stream + bias = logit difference; the gap is returned.
 3. Attribution patching: (f_i on the positive - on the negative) times the metric's gradient along W_dec,i, summed over positions; the
@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from workbench.circuits.patching import metric_of
-from workbench.circuits.running import batches, forward, frozen, rooted, token_ids
+from workbench.circuits.running import batches, forward, rooted, token_ids
 from workbench.errors import InputError, MismatchError, fail
 from workbench.results import Result, provenance
+from workbench.sources.passes import private
 
 if TYPE_CHECKING:
     from workbench.circuits.tasks import Task
@@ -237,6 +238,7 @@ def _direct_parts(model: Any, sae: Any, task: Any, rows: slice, logits: Any, cau
         if torch.allclose(normal * scale.reshape(-1, 1), stream - stream.mean(1, keepdim=True), atol=1e-4 * float(stream.abs().max())):
             u = u - u.mean(1, keepdim=True)  # a norm that centres ignores the mean of what it reads
         u = u / scale.reshape(-1, 1)
+        sae = private(sae)
         f = sae.encode(x.to(sae.dtype))
         x_hat, b_dec = sae.decode(f).to(x.dtype), sae.decode(torch.zeros_like(f)).to(x.dtype)
         value = _mean_logit(logits, task.answer[rows]) - _mean_logit(logits, task.wrong[rows])
@@ -284,6 +286,7 @@ def _states(model: Any, sae: Any, ids: np.ndarray, hook: str, task: Any, rows: s
     with torch.no_grad():
         logits = forward(model, ids, [(hook, lambda x, hook: seen.__setitem__("x", x.detach()))], last=task.last[rows])
         x = seen["x"]
+        sae = private(sae)
         f = sae.encode(x.to(sae.dtype))
         return x, f.to(x.dtype), x - sae.decode(f).to(x.dtype), metric_of(task, logits, rows).cpu().numpy()
 
@@ -303,7 +306,7 @@ def _gradient(model: Any, task: Any, ids: np.ndarray, rows: slice, hook: str, at
 
     leaf = at.detach().clone().requires_grad_(True)
     hooks = [(hook, lambda x, hook: leaf)]
-    with torch.enable_grad(), frozen(model):
+    with torch.enable_grad():
         metric_of(task, forward(model, ids[rows], [rooted(model), *hooks] if hook != rooted(model)[0] else hooks, last=task.last[rows]),
                   rows).sum().backward()  # fmt: skip
     return leaf.grad

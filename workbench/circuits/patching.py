@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from workbench.circuits.running import at_heads, batches, catch_heads, forward, frozen, head_sites, rooted, token_ids
+from workbench.circuits.running import at_heads, batches, catch_heads, forward, head_sites, rooted, token_ids
 from workbench.circuits.sign_flips import max_t
 from workbench.errors import InputError, fail
 from workbench.results import Result, provenance
@@ -318,7 +318,7 @@ def _with_gradients(model: Any, task: Any, ids: np.ndarray, rows: slice) -> dict
     import torch
 
     kept: dict[int, Any] = {}
-    with torch.enable_grad(), frozen(model):
+    with torch.enable_grad():
         logits = forward(model, ids[rows], [rooted(model), *catch_heads(model, kept, gradients=True)], last=task.last[rows])
         metric_of(task, logits, rows).sum().backward()
     mask = torch.as_tensor(task.keep[rows], device=logits.device)[..., None, None]

@@ -1,7 +1,8 @@
 """How does a circuit analysis run a model? Tokens in batches, hooks on the heads, gradients where they are asked, nothing left behind.
 
 1. `head_sites` checks that a model has attention-head outputs (`hook_z`, one vector a head) and gives their hook names by layer.
-2. `forward` runs token ids with hooks and returns the logits; padding on the right is masked where the model looks both ways.
+2. `forward` runs token ids with hooks, holding the model's lock for the batch, and returns the logits; padding on the right is masked
+   where the model looks both ways.
 3. `at_heads` makes a hook that replaces or perturbs one head's output and leaves the others alone.
 
 Source: TransformerLens hook names; a head's output in the residual stream is z_h W_O,h (Elhage et al. 2021), without b_O.
@@ -10,6 +11,7 @@ Source: TransformerLens hook names; a head's output in the residual stream is z_
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,6 +19,12 @@ import numpy as np
 
 from workbench.arrays import as_numpy
 from workbench.errors import InputError, MismatchError, fail
+from workbench.keeping import using
+from workbench.sources.passes import private, run_hooked
+
+
+__all__ = ["at_heads", "batches", "catch_heads", "embedding_hook", "forward", "head_sites", "last_positions", "output_matrices", "private",
+           "rooted", "split_inputs", "token_ids"]
 
 
 def head_sites(model: Any) -> list[str]:
@@ -81,9 +89,10 @@ def batches(n: int, size: int) -> list[slice]:
 
 
 def forward(model: Any, ids: np.ndarray, hooks: list[tuple[str, Callable]] = (), *, last: np.ndarray | None = None) -> Any:
-    """Logits (n, length, V) of a batch, with hooks.
+    """Logits (n, length, V) of a batch, with hooks, alone on the model.
 
-    A causal model never looks at padding on the right; one that looks both ways gets a mask (needs `last`).
+    A causal model never looks at padding on the right; one that looks both ways gets a mask (needs `last`). Parameters take no gradient:
+    a backward pass from the logits reaches activations only, and leaves no `.grad` behind.
     """
     import torch
 
@@ -91,7 +100,8 @@ def forward(model: Any, ids: np.ndarray, hooks: list[tuple[str, Callable]] = (),
     more = {}
     if getattr(model.cfg, "attention_dir", "causal") == "bidirectional" and last is not None:
         more["attention_mask"] = torch.as_tensor(np.arange(ids.shape[1]) <= np.asarray(last)[:, None], device=batch.device).long()
-    return model.run_with_hooks(batch, fwd_hooks=list(hooks), return_type="logits", **more)
+    with using(model), _frozen(model), _split(model) if getattr(_asked, "model", None) is model else contextlib.nullcontext():
+        return run_hooked(model, batch, list(hooks), return_type="logits", **more)
 
 
 def at_heads(layer: int, change: Callable[[Any], Any]) -> tuple[str, Callable]:
@@ -127,9 +137,11 @@ def output_matrices(model: Any) -> list[Any]:
 
 
 @contextlib.contextmanager
-def frozen(model: Any) -> Iterator[None]:
-    """Within the block no parameter takes a gradient: backward passes reach activations only, and leave no `.grad` behind."""
-    asked = [parameter for parameter in model.parameters() if parameter.requires_grad]
+def _frozen(model: Any) -> Iterator[None]:
+    """Within the block no parameter takes a gradient; hold the model's lock."""
+    import torch
+
+    asked = [parameter for parameter in model.parameters() if parameter.requires_grad] if torch.is_grad_enabled() else []
     for parameter in asked:
         parameter.requires_grad_(False)
     try:
@@ -153,9 +165,14 @@ def embedding_hook(model: Any) -> str:
     return "blocks.0.hook_resid_pre"
 
 
+_asked = threading.local()  # the model whose passes in this thread run with separate inputs
+
+
 @contextlib.contextmanager
 def split_inputs(model: Any) -> Iterator[None]:
-    """Within the block each head reads its queries, keys and values from its own copy of the residual stream.
+    """Within the block `forward` lets each head read its queries, keys and values from its own copy of the residual stream.
+
+    The model is changed only while a pass of this thread runs.
 
     Raises
     ------
@@ -164,6 +181,17 @@ def split_inputs(model: Any) -> Iterator[None]:
     """
     if not hasattr(model, "set_use_split_qkv_input"):
         fail(InputError, f"a model of type {type(model).__name__}", "a TransformerBridge", "load it with workbench.load_model")
+    with using(model), _split(model):
+        pass
+    _asked.model = model
+    try:
+        yield
+    finally:
+        _asked.model = None
+
+
+@contextlib.contextmanager
+def _split(model: Any) -> Iterator[None]:
     before = bool(getattr(model.cfg, "use_split_qkv_input", False))
     try:
         model.set_use_split_qkv_input(True)

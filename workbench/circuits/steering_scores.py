@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.special import log_softmax
 
-from workbench.circuits.running import forward
+from workbench.circuits.running import forward, private
 from workbench.circuits.steering import BATCH, check_hook, directions_of, last_logits, logit_lens, prompt_ids
 from workbench.errors import InputError, MismatchError, fail
 from workbench.results import Result, check_convention, monte_carlo_p, provenance
@@ -121,7 +121,7 @@ def steering_scores(
     peaks = [_peak_tokens(codes, int(latent), n_contexts) for latent in chosen]
     if convention == "authors":
         with torch.no_grad():
-            largest = float(sae.encode(_activation(model, ids, hook)[-1:].to(sae.dtype)).max())
+            largest = float(private(sae).encode(_activation(model, ids, hook)[-1:].to(sae.dtype)).max())
         amplification = np.full(len(chosen), factor * largest)
     else:
         amplification = factor * codes.max_activation[chosen].astype(np.float64)

@@ -27,6 +27,7 @@ from workbench.darkmatter.decomposition import ErrorDecomposition
 from workbench.darkmatter.splits import document_keys
 from workbench.errors import InputError, MismatchError, fail
 from workbench.results import Result, provenance
+from workbench.sources.passes import private, run_hooked
 from workbench.sources.splicing import checked_tokens, sae_hook
 
 if TYPE_CHECKING:
@@ -111,6 +112,7 @@ def downstream_ce(
         fail(MismatchError, f"a decomposition of width {len(decomposition.b)} for an SAE of {sae.cfg.d_in}", "one of this SAE",
              "pass decompose_error of this SAE's hook")  # fmt: skip
     W, b = (torch.from_numpy(a).to(sae.device, sae.dtype) for a in (decomposition.W, decomposition.b))
+    sae = private(sae)
     device, generator = model.cfg.device, torch.Generator().manual_seed(seed)
     losses = {name: np.zeros(len(ids)) for name in _VARIANTS}  # sums by context
     sizes = np.zeros((len(ids), 2, 3))  # squared and plain lengths of what is missing: e, e - linear, e - nonlinear
@@ -133,7 +135,7 @@ def downstream_ce(
                        "shuffled": lambda: x_hat + _shuffled(linear, mask, generator)}[name]()  # fmt: skip
             return torch.where(mask[..., None], swapped, flat).reshape(x.shape).to(x.device, x.dtype)
 
-        logits = model.run_with_hooks(batch, fwd_hooks=[(hook, at_hook)], return_type="logits")[:, :-1].float()  # (b, c-1, V)
+        logits = run_hooked(model, batch, [(hook, at_hook)], return_type="logits")[:, :-1].float()  # (b, c-1, V)
         each = torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten(), reduction="none")
         each = each.cpu().double().reshape(len(batch), -1) * kept[:, 1:].cpu()
         losses[name][rows] = each.sum(1).numpy()
@@ -211,7 +213,7 @@ def token_loss(model: Any, tokens: Any, *, batch_size: int = 8) -> Float[np.ndar
     with torch.no_grad():
         for start in range(0, len(ids), batch_size):
             batch = torch.as_tensor(ids[start : start + batch_size], dtype=torch.long, device=model.cfg.device)  # (b, c)
-            logits = model(batch, return_type="logits")[:, :-1].float()  # (b, c-1, V)
+            logits = run_hooked(model, batch, return_type="logits")[:, :-1].float()  # (b, c-1, V)
             each = torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten(), reduction="none")
             out[start : start + batch_size, :-1] = each.cpu().double().reshape(len(batch), -1).numpy()
     known = keep.copy()
@@ -243,15 +245,11 @@ def reconstruct(sae: Any, x: Any, *, batch_size: int = 4096) -> Float[np.ndarray
         fail(
             InputError, f"x of shape {tuple(x.shape)} for an SAE of width {sae.cfg.d_in}", f"(N, {sae.cfg.d_in})", "use the SAE's own hook"
         )
-    out, was_training = np.empty(tuple(x.shape), dtype=np.float32), sae.training
-    sae.eval()
-    try:
-        with torch.inference_mode():
-            for start in range(0, len(x), batch_size):
-                batch = torch.as_tensor(x[start : start + batch_size]).to(sae.device, sae.dtype)
-                out[start : start + batch_size] = sae.decode(sae.encode(batch)).float().cpu().numpy()
-    finally:
-        sae.train(was_training)
+    out, sae = np.empty(tuple(x.shape), dtype=np.float32), private(sae)
+    with torch.inference_mode():
+        for start in range(0, len(x), batch_size):
+            batch = torch.as_tensor(x[start : start + batch_size]).to(sae.device, sae.dtype)
+            out[start : start + batch_size] = sae.decode(sae.encode(batch)).float().cpu().numpy()
     if not np.isfinite(out).all():
         fail(InputError, "a reconstruction with NaN or infinity", "finite numbers", "check the SAE's weights and its dtype")
     return out

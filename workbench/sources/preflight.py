@@ -19,6 +19,7 @@ import numpy as np
 
 from workbench.errors import WorkbenchWarning
 from workbench.results import Result, provenance
+from workbench.sources.passes import private
 from workbench.sources.quality import ReconstructionQuality
 from workbench.sources.splicing import activations_at, ce_recovered, checked_tokens, hook_advice, sae_hook
 
@@ -241,8 +242,9 @@ def _quality(model: TransformerBridge, sae: SAE, hook: str, tokens: Tokens, batc
     for x, keep in activations_at(model, hook, tokens, batch_size=batch_size):
         with torch.no_grad():
             kept = x[torch.as_tensor(keep, device=x.device)].to(sae.device, sae.dtype)  # (n, d) or (n, heads, d_head)
-            codes = sae.encode(kept)
-            quality.update(kept.flatten(1), sae.decode(codes).flatten(1), codes)
+            view = private(sae)
+            codes = view.encode(kept)
+            quality.update(kept.flatten(1), view.decode(codes).flatten(1), codes)
     return quality.result()
 
 

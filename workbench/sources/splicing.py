@@ -20,6 +20,7 @@ import numpy as np
 from workbench.errors import InputError, MismatchError, fail
 from workbench.results import Result, provenance
 from workbench.sources.files import did_you_mean
+from workbench.sources.passes import private, run_hooked
 
 if TYPE_CHECKING:
     import torch
@@ -88,7 +89,7 @@ def ce_recovered(model: TransformerBridge, sae: SAE, tokens: Tokens, *, batch_si
             swapped = swap(x, mask)
             return None if swapped is None else torch.where(mask, swapped.to(x.device, x.dtype), x)
 
-        logits = model.run_with_hooks(batch, fwd_hooks=[(hook, at_hook)], return_type="logits")[:, :-1].float()  # (b, c-1, V)
+        logits = run_hooked(model, batch, [(hook, at_hook)], return_type="logits")[:, :-1].float()  # (b, c-1, V)
         losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten(), reduction="none")
         return float(losses.cpu().double()[kept[:, 1:].flatten().cpu()].sum())  # not every device has float64
 
@@ -98,7 +99,8 @@ def ce_recovered(model: TransformerBridge, sae: SAE, tokens: Tokens, *, batch_si
     with torch.no_grad():
         for rows in batches:
             total["original"] += loss(rows, remember)
-        swaps = {"sae": lambda x, _: sae(x.to(sae.device, sae.dtype)), "zero": lambda x, _: torch.zeros_like(x)}
+        view = private(sae)
+        swaps = {"sae": lambda x, _: view(x.to(sae.device, sae.dtype)), "zero": lambda x, _: torch.zeros_like(x)}
         if with_mean:
             mean = seen["sum"] / int(keep.sum())
             swaps["mean"] = lambda x, _: mean.expand_as(x)
@@ -151,7 +153,7 @@ def activations_at(model: TransformerBridge, hook: str, tokens: Tokens, *,
         caught: list[torch.Tensor] = []
         batch = torch.as_tensor(ids[start : start + batch_size], dtype=torch.long, device=model.cfg.device)
         with torch.no_grad():
-            model.run_with_hooks(batch, fwd_hooks=[(hook, lambda x, hook, caught=caught: caught.append(x.detach()))], stop_at_layer=stop)
+            run_hooked(model, batch, [(hook, lambda x, hook, caught=caught: caught.append(x.detach()))], stop_at_layer=stop)
         if not caught:
             fail(InputError, f"the hook {hook!r} of {model.cfg.model_name} did not fire", "a hook that is computed", "choose another hook")
         kept = keep[start : start + batch_size]
