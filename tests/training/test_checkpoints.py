@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from workbench.errors import IntegrityError, MismatchError
+from workbench.training import checkpoints, saes
 from workbench.training import language_model as lm
-from workbench.training import saes
 from workbench.training.recipes import ARCHITECTURES, SAERecipe
 
 STEPS, BATCH = 340, 32
@@ -66,6 +66,8 @@ def test_an_sae_interrupted_twice_has_the_same_bytes(architecture, rows, tmp_pat
     for step in (130, 320):
         interrupt(monkeypatch, step, recipe, rows, tmp_path / "resumed")
         assert not (tmp_path / "resumed" / "sae").exists()
+    interrupt(monkeypatch, 320, recipe, rows, tmp_path / "once")
+    assert content(tmp_path / "resumed" / "work") == content(tmp_path / "once" / "work")  # of step 300, with all that steps change
     torch.manual_seed(5)  # whatever else was drawn in between
     torch.set_num_threads(2)
     try:
@@ -74,6 +76,22 @@ def test_an_sae_interrupted_twice_has_the_same_bytes(architecture, rows, tmp_pat
     finally:
         torch.set_num_threads(1)
     assert sorted(path.name for path in (tmp_path / "resumed").rglob("*")) == ["cfg.json", "sae", "sae_weights.safetensors", "work"]
+
+
+def test_reading_puts_back_torchs_random_generator_and_threads(tmp_path):
+    inputs = {"numbers": [1, 2], "text": "a", "none": None}
+    with checkpoints.training_in(tmp_path / "work") as work:
+        torch.set_num_threads(2)
+        assert checkpoints.read_checkpoint(work, inputs) is None
+        checkpoints.write_checkpoint(work, inputs, {"place": 3})
+        drawn = torch.rand(5)
+        torch.set_num_threads(1)
+        assert checkpoints.read_checkpoint(work, inputs) == {"place": 3}
+        assert torch.equal(torch.rand(5), drawn)
+        assert torch.get_num_threads() == 2
+    assert torch.get_num_threads() == 1
+    with pytest.raises(MismatchError, match=r"numbers\.1 \(2, 3\); text \('a', None\); new \(None, 0\)\. Expected"):
+        checkpoints.read_checkpoint(work, {"numbers": [1, 3], "none": None, "new": 0})
 
 
 @pytest.fixture(scope="module")
