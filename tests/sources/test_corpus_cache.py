@@ -1,5 +1,6 @@
 """The cache of cut texts: it gives back what was cut, and only while files, tokenizer and request are the same."""
 
+import collections
 import dataclasses
 import os
 import warnings
@@ -7,12 +8,10 @@ import warnings
 import numpy as np
 import pytest
 
-from workbench.errors import WorkbenchWarning
+from workbench.errors import IntegrityError, WorkbenchWarning
 from workbench.sources import corpus_cache
 from workbench.sources.corpora import corpus
-from workbench.sources.text_files import folder_files
-
-LONG_AGO = 1_600_000_000
+from workbench.sources.text_files import folder_files, look_at, read_documents
 
 
 @pytest.fixture
@@ -28,13 +27,7 @@ def folder(tmp_path):
     (texts / "a.txt").write_text("for index in range(10): print(index)\n" * 20)
     (texts / "b.txt").write_text("the quick brown fox and Mary\n" * 20)
     (texts / "bad.txt").write_bytes("été ".encode("latin-1") * 50)
-    settle(texts)
     return texts
-
-
-def settle(folder, when=LONG_AGO):
-    for path in folder.iterdir():
-        os.utime(path, (when, when))
 
 
 def read(folder, tokenizer, **changes):
@@ -45,7 +38,7 @@ def read(folder, tokenizer, **changes):
 
 
 def kept(cache):
-    return sorted(path.name for path in cache.glob("*.npz"))
+    return sorted(path.name for path in cache.glob("*/*.npz"))
 
 
 def other_cut(tokenizer):
@@ -76,7 +69,7 @@ def test_a_second_call_reads_no_text(cache, folder, tiny_tokenizer):
     calls = []
 
     def ask(**changes):
-        files = folder_files(folder, "val")
+        files = look_at(folder_files(folder, "val"))
         request = {"name": "texts", "n_tokens": 5_000, "context": 16, "seed": 0} | changes
         return corpus_cache.cached(files, tiny_tokenizer, request, lambda: calls.append(1) or tokens)
 
@@ -92,22 +85,28 @@ def test_a_second_call_reads_no_text(cache, folder, tiny_tokenizer):
 
 
 def test_a_changed_file_is_read_again(cache, folder, tiny_tokenizer):
+    """Also one of the same size and time, as `cp -p` and rsync leave it, and one of this moment."""
     before, _ = read(folder, tiny_tokenizer)
-    text = (folder / "a.txt").read_text()
-    (folder / "a.txt").write_text(text.replace("10", "99"))  # the same size
-    settle(folder, LONG_AGO + 1)
+    stamp = (folder / "a.txt").stat()
+    (folder / "a.txt").write_text((folder / "a.txt").read_text().replace("10", "99"))
+    os.utime(folder / "a.txt", ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    assert ((folder / "a.txt").stat().st_size, (folder / "a.txt").stat().st_mtime_ns) == (stamp.st_size, stamp.st_mtime_ns)
     after, _ = read(folder, tiny_tokenizer)
     assert after.sha256 != before.sha256
     assert "99" in "".join(after.text(row) for row in range(after.n_contexts))
     (folder / "c.txt").write_text("another text " * 30)
-    settle(folder)
     assert "c.txt" in read(folder, tiny_tokenizer)[0].document
+    (folder / "c.txt").rename(folder / "d.txt")
+    assert "d.txt" in read(folder, tiny_tokenizer)[0].document
+    (folder / "d.txt").unlink()
+    assert read(folder, tiny_tokenizer)[0].sha256 == after.sha256
 
 
-def test_a_file_of_this_moment_is_not_trusted(cache, folder, tiny_tokenizer):
-    (folder / "a.txt").write_text("one text " * 40)
-    read(folder, tiny_tokenizer)
-    assert not kept(cache)
+def test_a_file_that_changes_while_it_is_read_is_no_text(cache, folder, tiny_tokenizer):
+    files = look_at(folder_files(folder, "val"))
+    (folder / "a.txt").write_text("another text " * 30)
+    with pytest.raises(IntegrityError, match="changed while"):
+        list(read_documents(files, "val", 0, collections.Counter(), split_by_hash=False))
 
 
 def test_another_tokenizer_with_the_same_vocabulary_cuts_anew(cache, folder, tiny_tokenizer):
@@ -131,7 +130,6 @@ def test_the_same_relative_name_in_another_folder_is_another_text(cache, tmp_pat
     for name, text in (("one", "alpha beta "), ("two", "gamma dlta ")):
         (tmp_path / name / "texts").mkdir(parents=True)
         (tmp_path / name / "texts" / "a.txt").write_text(text * 30)
-        settle(tmp_path / name / "texts")
         monkeypatch.chdir(tmp_path / name)
         read_there.append(read("texts", tiny_tokenizer)[0])
     assert read_there[0].sha256 != read_there[1].sha256
@@ -139,7 +137,7 @@ def test_the_same_relative_name_in_another_folder_is_another_text(cache, tmp_pat
 
 def test_damage_in_the_cache_costs_time_only(cache, folder, tiny_tokenizer):
     before, _ = read(folder, tiny_tokenizer)
-    (path,) = cache.glob("*.npz")
+    (path,) = cache.glob("*/*.npz")
     path.write_bytes(path.read_bytes()[:-30])
     assert read(folder, tiny_tokenizer)[0].sha256 == before.sha256
     assert read(folder, tiny_tokenizer)[0].sha256 == before.sha256  # mended

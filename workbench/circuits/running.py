@@ -22,7 +22,6 @@ from workbench.errors import InputError, MismatchError, fail
 from workbench.keeping import using
 from workbench.sources.passes import private, run_hooked
 
-
 __all__ = ["at_heads", "batches", "catch_heads", "embedding_hook", "forward", "head_sites", "last_positions", "output_matrices", "private",
            "rooted", "split_inputs", "token_ids"]
 

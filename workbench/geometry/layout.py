@@ -7,7 +7,8 @@
    umap (whose compilation takes half a minute, a whole one the first time in an environment); a file that does not hold what it should
    is computed again.
 4. `begin_umap_layout` starts all this in a process of its own, on one core, while this one loads a model and reads text; `umap_layout`
-   then waits for that process and reads what it kept. A process that fails costs nothing but its time: the layout is computed here.
+   then waits for that process and reads what it kept. A process that fails costs nothing but its time: the layout is computed here. It
+   looks twice a second whether this process is still there, and ends with it, also when it was killed.
 
 Source: McInnes, Healy & Melville 2018 (UMAP), sections 3.1-3.2; umap-learn 0.5.12, `UMAP(precomputed_knn=...)`.
 """
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import hashlib
+import functools
 import importlib.metadata
 import json
 import os
@@ -31,8 +32,8 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from workbench.arrays import as_numpy
-from workbench.errors import InputError, WorkbenchError, WorkbenchWarning, fail
-from workbench.keeping import array_sha256, cache_folder, replace_file
+from workbench.errors import InputError, fail
+from workbench.keeping import array_sha256, keep, kept, key, prepare_compilers, reading, regular_size, replace_file
 
 METRICS = ("cosine", "euclidean")
 _LAYOUT_VERSION = 1  # raised when this module would lay the same points out differently, so that older cache files are not used
@@ -87,7 +88,7 @@ def nearest_neighbours(points: Any, k: int, metric: str = "cosine") -> tuple[Int
         exact -= exact.mean(axis=0)  # distances do not see the mean, float32 products do
     quick = exact.astype(np.float32)
     half_square = np.zeros(n, np.float32) if metric == "cosine" else 0.5 * np.einsum("nd,nd->n", quick, quick)
-    kept = min(k + _SPARE_CANDIDATES, n - 1)
+    most = min(k + _SPARE_CANDIDATES, n - 1)
     indices, distances = np.empty((n, k), np.int64), np.empty((n, k), np.float32)
     block = max(16, _BLOCK_VALUES // n)
     for start in range(0, n, block):
@@ -95,7 +96,7 @@ def nearest_neighbours(points: Any, k: int, metric: str = "cosine") -> tuple[Int
         closeness = quick[rows] @ quick.T - half_square  # (b, n); for each row the same order as minus the distance
         closeness[np.ix_(zero[rows], zero)] = 1.0
         closeness[np.arange(len(rows)), rows] = -np.inf
-        candidates = np.sort(np.argpartition(closeness, n - kept, axis=1)[:, n - kept :], axis=1)  # (b, kept), by index for stable ties
+        candidates = np.sort(np.argpartition(closeness, n - most, axis=1)[:, n - most :], axis=1)  # (b, most), by index for stable ties
         distance = _distances(exact, zero, rows, candidates, metric)
         order = np.argsort(distance, axis=1, kind="stable")[:, :k]
         indices[rows] = np.take_along_axis(candidates, order, axis=1)
@@ -147,14 +148,15 @@ def umap_layout(
     -----
     The cache is the folder `layouts` of the environment variable WORKBENCH_CACHE, by default `~/.cache/sae-workbench`.
     """
-    points, path = _checked(points, n_neighbors, min_dist, metric, seed)
-    layout = _read(path, len(points))
-    if layout is None and path in _BEGUN:
-        _wait_for(path)
-        layout = _read(path, len(points))
+    points = _checked(points, n_neighbors, min_dist, metric, seed)
+    name, read = layout_key(points, n_neighbors, min_dist, metric, seed), functools.partial(_read, n=len(points))
+    layout = kept("layouts", name, read)
+    if layout is None and name in _BEGUN:
+        _wait_for(name)
+        layout = kept("layouts", name, read)
     if layout is None:
         layout = _lay_out(points, n_neighbors, min_dist, metric, seed)
-        _write(path, layout)
+        keep("layouts", name, functools.partial(_write, layout=layout))
     return layout
 
 
@@ -174,8 +176,9 @@ def begin_umap_layout(points: Any, *, n_neighbors: int = 15, min_dist: float = 0
     InputError
         As `umap_layout`, at once.
     """
-    points, path = _checked(points, n_neighbors, min_dist, metric, seed)
-    if path in _BEGUN or _read(path, len(points)) is not None:
+    points = _checked(points, n_neighbors, min_dist, metric, seed)
+    name = layout_key(points, n_neighbors, min_dist, metric, seed)
+    if name in _BEGUN or kept("layouts", name, functools.partial(_read, n=len(points))) is not None:
         return
     if not _BEGUN:
         atexit.register(_end_all)
@@ -184,18 +187,27 @@ def begin_umap_layout(points: Any, *, n_neighbors: int = 15, min_dist: float = 0
     with contextlib.suppress(OSError), tempfile.TemporaryFile() as given:
         np.save(given, points)
         given.seek(0)
-        _BEGUN[path] = subprocess.Popen(
-            [sys.executable, "-c", _ELSEWHERE, json.dumps(parameters)],
+        _BEGUN[name] = subprocess.Popen(
+            [sys.executable, "-c", _ELSEWHERE, json.dumps(parameters), str(os.getpid())],
             stdin=given, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ | dict.fromkeys(_ONE_THREAD, "1"),
         )  # fmt: skip
 
 
-_BEGUN: dict[Path, subprocess.Popen] = {}  # by the layout's file
+_BEGUN: dict[str, subprocess.Popen] = {}  # by the layout's key
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")  # the other cores belong to its parent
 _ELSEWHERE = """
 import signal
 signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt goes to a kernel's whole group; it is meant for what the kernel does
-import json, sys
+import json, os, sys, threading, time
+
+def end_with_parent():
+    while os.getppid() == int(sys.argv[2]):
+        time.sleep(0.5)
+    os._exit(1)
+
+threading.Thread(target=end_with_parent, daemon=True).start()
+from workbench.keeping import prepare_compilers
+prepare_compilers()
 import numba
 numba.config.DISABLE_JIT = 1  # umap imports pynndescent's searches, which compile for half a minute; nothing here searches
 import pynndescent
@@ -206,8 +218,8 @@ umap_layout(np.load(sys.stdin.buffer, allow_pickle=False), **json.loads(sys.argv
 """
 
 
-def _wait_for(path: Path) -> None:
-    process = _BEGUN.pop(path)
+def _wait_for(name: str) -> None:
+    process = _BEGUN.pop(name)
     try:
         process.wait()
     finally:  # an interrupt of the wait: nobody will ask for this layout
@@ -224,8 +236,8 @@ def _end_all() -> None:
         _end(_BEGUN.popitem()[1])
 
 
-def _checked(points: Any, n_neighbors: int, min_dist: float, metric: str, seed: int) -> tuple[np.ndarray, Path]:
-    """The points as a matrix, and the file in which their layout is kept; refuses what cannot be laid out."""
+def _checked(points: Any, n_neighbors: int, min_dist: float, metric: str, seed: int) -> np.ndarray:
+    """The points as a matrix; refuses what cannot be laid out."""
     points = _matrix(points)
     n = len(points)
     if n < 5:  # the spectral start needs more points than the plane's dimensions plus two
@@ -236,7 +248,7 @@ def _checked(points: Any, n_neighbors: int, min_dist: float, metric: str, seed: 
         fail(InputError, f"min_dist={min_dist}", "a number between 0 and 1", "pass min_dist=0.1")
     if metric not in METRICS:
         fail(InputError, f"metric {metric!r}", f"one of {', '.join(METRICS)}", "name one of these")
-    return points, cache_folder() / "layouts" / f"{_key(points, n_neighbors, min_dist, metric, seed)}.safetensors"
+    return points
 
 
 def _lay_out(points: np.ndarray, n_neighbors: int, min_dist: float, metric: str, seed: int) -> np.ndarray:
@@ -246,6 +258,7 @@ def _lay_out(points: np.ndarray, n_neighbors: int, min_dist: float, metric: str,
     distances = np.concatenate([np.zeros((n, 1), np.float32), distances], axis=1)
     if metric == "cosine":  # umap-learn cuts neighbours at exactly 2 (opposite directions) off and warns; a hair less keeps them
         distances = np.minimum(distances, np.nextafter(np.float32(2), np.float32(0)))
+    prepare_compilers()
     with warnings.catch_warnings():
         # umap announces at import that its TensorFlow variant, which nothing here uses, is not installed
         warnings.filterwarnings("ignore", message="Tensorflow not installed")
@@ -270,30 +283,34 @@ def _lay_out(points: np.ndarray, n_neighbors: int, min_dist: float, metric: str,
     return np.ascontiguousarray(layout, dtype=np.float32)
 
 
-def _key(points: np.ndarray, *parameters: Any) -> str:
+def layout_key(points: np.ndarray, n_neighbors: int, min_dist: float, metric: str, seed: int) -> str:
+    """The cache's key of a layout.
+
+    In it are: the points (type, shape and values), the four parameters, the versions of the libraries that lay out, and of this module.
+    """
     versions = [importlib.metadata.version(name) for name in ("umap-learn", "numba", "numpy", "scipy", "scikit-learn")]
-    return hashlib.sha256(repr((_LAYOUT_VERSION, array_sha256(points), parameters, versions)).encode()).hexdigest()
+    return key("layouts", points=points, n_neighbors=n_neighbors, min_dist=min_dist, metric=metric, seed=seed, versions=versions,
+               module=_LAYOUT_VERSION)
 
 
-def _read(path: Path, n: int) -> np.ndarray | None:
-    """The cached layout, or None when there is none or the file does not hold what was written there."""
-    from safetensors import SafetensorError, safe_open
+def _read(folder: Path, n: int) -> np.ndarray:
+    """The layout that the cache keeps in a folder."""
+    from safetensors import safe_open
 
-    try:
+    path = folder / "layout.safetensors"
+    regular_size(path)
+    with reading(path, "a layout as it was written"):
         with safe_open(path, framework="numpy") as file:
             layout, written = file.get_tensor("layout"), (file.metadata() or {}).get("sha256")
-    except (OSError, SafetensorError, ValueError, TypeError):
-        return None
-    return layout if layout.shape == (n, 2) and layout.dtype == np.float32 and array_sha256(layout) == written else None
+        if layout.shape != (n, 2) or layout.dtype != np.float32 or array_sha256(layout) != written:
+            raise ValueError("it holds another array")
+        return layout
 
 
-def _write(path: Path, layout: np.ndarray) -> None:
+def _write(folder: Path, layout: np.ndarray) -> None:
     from safetensors.numpy import save
 
-    try:
-        replace_file(path, save({"layout": layout}, metadata={"sha256": array_sha256(layout)}))
-    except WorkbenchError as error:  # the layout is right; only the next call will have to compute it again
-        warnings.warn(f"The layout was computed but not kept: {error}", WorkbenchWarning, stacklevel=3)
+    replace_file(folder / "layout.safetensors", save({"layout": layout}, metadata={"sha256": array_sha256(layout)}))
 
 
 def _matrix(points: Any) -> np.ndarray:

@@ -4,7 +4,7 @@
 2. Order them by a seeded hash of their content, so that order depends on nothing but text and seed (`text_files`).
 3. Cut each document into contexts that begin with BOS and never cross a document's end; stop at `n_tokens`.
 4. Record what was read (hashes, packages and versions) and what was skipped (bad encodings, duplicates, short tails).
-5. Keep what was cut from files in the cache, for as long as the files are untouched (`corpus_cache`).
+5. Keep what was cut from files in the cache, for as long as their bytes are the same (`corpus_cache`).
 
 `"python-source"` is split by the hash of each file (one file in ten is `"val"`), so the training text of the embedded models
 and the text of the notebooks never share a file.
@@ -27,7 +27,7 @@ from workbench.errors import InputError, NotFoundError, OfflineError, WorkbenchW
 from workbench.results import provenance
 from workbench.sources import hub
 from workbench.sources.corpus_cache import cached
-from workbench.sources.text_files import Document, folder_files, in_split, python_source_files, read_documents
+from workbench.sources.text_files import LARGEST_FILE, Document, folder_files, in_split, look_at, python_source_files, read_documents
 from workbench.sources.tokens import Tokens, bos_token, describe_tokenizer, pad_token
 
 
@@ -65,7 +65,7 @@ def corpus(
     Returns
     -------
     Tokens
-        What was cut from files is kept in the cache (`WORKBENCH_CACHE`) until one of them changes its size or its time of change.
+        What was cut from files is kept in the cache (`WORKBENCH_CACHE`) for as long as their bytes are the same.
         `provenance["parameters"]` counts files read, skipped (bad encoding, empty, duplicate) and dropped short tails.
 
     Raises
@@ -92,7 +92,7 @@ def corpus(
     folder = Path(name).expanduser()
     if name == "python-source" or folder.is_dir():
         is_source = name == "python-source"
-        files = python_source_files() if is_source else folder_files(folder, split)
+        files = look_at(python_source_files(), largest=LARGEST_FILE) if is_source else look_at(folder_files(folder, split))
         documents = read_documents(files, split, seed, counts, split_by_hash=is_source)
         tokens = cached(files, tokenizer, request | {"contexts_per_document": contexts_per_document},
                         lambda: _cut(documents, tokenizer, not is_source, contexts_per_document, counts, request))
@@ -180,7 +180,7 @@ def _warn_of_gaps(tokens: Tokens) -> None:
 def python_source(split: str = "train", seed: int = 0) -> Iterator[Document]:
     """The documents behind `corpus("python-source")`, in its order."""
     counts = {"bad_encoding": 0, "duplicate": 0, "empty": 0}
-    yield from read_documents(python_source_files(), split, seed, counts, split_by_hash=True)
+    yield from read_documents(look_at(python_source_files(), largest=LARGEST_FILE), split, seed, counts, split_by_hash=True)
 
 
 @contextlib.contextmanager

@@ -1,70 +1,59 @@
-"""Has this text been cut into these tokens before? What `corpus` made of files is kept, and is valid while they are untouched.
+"""Has this text been cut into these tokens before? What `corpus` made of files is kept, and is valid while their bytes are the same.
 
-1. The key: path, size and time of change of every file, everything that decides how the tokenizer cuts text, what was asked for, and the
-   code that answers.
-2. A text is kept only if no file changed in the seconds before it was read: within the clock's grain a second change would not show.
-3. The cache saves time and nothing else: where it cannot be written, or what it holds is damaged, the text is read again.
+1. The key is made of the name, size and hash of every file, everything that decides how the tokenizer cuts text, what was asked for, and
+   the code that answers.
+2. The cache saves time and nothing else: where it cannot be written, or what it holds is damaged, the text is cut again.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import importlib.metadata
 import json
-import os
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from workbench.errors import IntegrityError, NotFoundError, StorageError
-from workbench.keeping import cache_folder, file_sha256
+from workbench.keeping import file_sha256, keep, kept, key
 from workbench.results import provenance
-from workbench.sources import text_files
 from workbench.sources.text_files import TextFile
 from workbench.sources.tokens import Tokens, bos_token, pad_token
 
-_SETTLED_SECONDS = 2.0  # the coarsest clock of a file system in use
 _LARGEST_KEPT = 1 << 22  # tokens; a longer text takes long to use, too
+_CODE = ("corpora.py", "corpus_cache.py", "text_files.py", "tokens.py")
 
 
 def cached(files: list[TextFile], tokenizer: Any, request: dict, make: Callable[[], Tokens]) -> Tokens:
     """What `make()` gave when it was last called for the same request, tokenizer and files, or what it gives now."""
-    key = None if request["n_tokens"] > _LARGEST_KEPT else _key(files, tokenizer, request)
-    if key is None:
+    name = None if request["n_tokens"] > _LARGEST_KEPT else corpus_key(files, tokenizer, request)
+    if name is None:
         return make()
-    path = cache_folder() / "corpora" / key
-    with contextlib.suppress(NotFoundError, IntegrityError):
-        return Tokens.load(path)
-    tokens = make()
-    with contextlib.suppress(StorageError):
-        tokens.save(path)
+    tokens = kept("corpora", name, _read)
+    if tokens is None:
+        tokens = make()
+        keep("corpora", name, lambda folder: tokens.save(folder / "tokens"))
     return tokens
 
 
-def _key(files: list[TextFile], tokenizer: Any, request: dict) -> str | None:
-    """A hash of all that decides the tokens; None where that cannot be told."""
+def _read(folder: Path) -> Tokens:
+    return Tokens.load(folder / "tokens")
+
+
+def corpus_key(files: list[TextFile], tokenizer: Any, request: dict) -> str | None:
+    """The cache's key of a text; None for a tokenizer of which nobody can tell how it cuts.
+
+    In it are: source, name, size and SHA-256 of every file that was listed; the tokenizer's whole state, class, name, length, BOS and
+    padding, and whether it splits special tokens; the request (name of the corpus, split, seed, context, number of tokens, contexts of one
+    document); the code of these modules, and the versions of Python, tokenizers and the libraries.
+    """
     cutting = _tokenizer_state(tokenizer)
     if cutting is None:
         return None
-    digest = hashlib.sha256()
-    newest = 0.0
-    for file in files:
-        try:
-            found = os.stat(file.path)
-        except OSError:
-            return None
-        newest = max(newest, found.st_mtime)
-        digest.update("\x00".join([*file, str(found.st_size), str(found.st_mtime_ns), ""]).encode(errors="surrogateescape"))
-    if newest > time.time() - _SETTLED_SECONDS:
-        return None
-    code = [file_sha256(module) for module in (__file__, text_files.__file__, Path(__file__).with_name("corpora.py"))]
-    record = provenance(parameters={"request": request, "cutting": cutting, "code": code, "folder": os.getcwd(), "python": sys.version,
-                                    "tokenizers": importlib.metadata.version("tokenizers")})
-    digest.update(json.dumps(record, sort_keys=True).encode())
-    return digest.hexdigest()[:32]
+    listed = hashlib.sha256(json.dumps([[file.source, file.name, file.size, file.sha256] for file in files]).encode()).hexdigest()
+    return key("corpora", files=listed, cutting=cutting, request=request, python=sys.version,
+               code=[file_sha256(Path(__file__).with_name(module)) for module in _CODE],
+               versions=provenance()["versions"] | {"tokenizers": importlib.metadata.version("tokenizers")})
 
 
 def _tokenizer_state(tokenizer: Any) -> list | None:

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from workbench.errors import IntegrityError, fail
 from workbench.keeping import file_sha256
 
 # Everything here is a dependency of the workbench itself, pinned in constraints.txt.
@@ -49,7 +50,7 @@ PYTHON_SOURCE_PACKAGES = (
     "urllib3",
 )
 _SKIPPED_FOLDERS = {"test", "tests", "testing", "site-packages", "__pycache__", "idle_test", "lib2to3", "ensurepip", "_vendor"}
-_LARGEST_FILE = 500_000  # bytes; longer sources are generated tables
+LARGEST_FILE = 500_000  # bytes; longer sources are generated tables
 _VAL_SHARE = 10  # one file in this many belongs to "val"
 
 
@@ -69,6 +70,8 @@ class TextFile(NamedTuple):
     source: str
     name: str
     path: str
+    size: int = -1  # bytes, and the SHA-256 of all of them, once it was looked at (`look_at`); empty for one that cannot be read
+    sha256: str = ""
 
 
 def python_source_files() -> list[TextFile]:
@@ -99,32 +102,57 @@ def folder_files(folder: Path, split: str) -> list[TextFile]:
     return files
 
 
-def read_documents(files: list[TextFile], split: str, seed: int, counts: dict[str, int], *, split_by_hash: bool) -> Iterator[Document]:
-    """Documents of the split in seeded hash order; what is skipped is added to `counts` (bad_encoding, duplicate, empty)."""
-    chosen: dict[str, TextFile] = {}
+def look_at(files: list[TextFile], *, largest: int | None = None) -> list[TextFile]:
+    """The files with their sizes and hashes, read whole; those of more than `largest` bytes are left out."""
+    found = []
     for file in files:
         try:
-            if split_by_hash and os.stat(file.path).st_size > _LARGEST_FILE:
-                continue
-            digest = file_sha256(file.path)
+            size = os.stat(file.path).st_size
+            if largest is None or size <= largest:
+                found.append(file._replace(size=size, sha256=file_sha256(file.path)))
         except OSError:
+            found.append(file)
+    return found
+
+
+def read_documents(files: list[TextFile], split: str, seed: int, counts: dict[str, int], *, split_by_hash: bool) -> Iterator[Document]:
+    """Documents of the split in seeded hash order; what is skipped is added to `counts` (bad_encoding, duplicate, empty).
+
+    Parameters
+    ----------
+    files : list of TextFile
+        That `look_at` has looked at.
+
+    Raises
+    ------
+    IntegrityError
+        For a file that changes meanwhile.
+    """
+    chosen: dict[str, TextFile] = {}
+    for file in files:
+        if not file.sha256:
             counts["bad_encoding"] += 1
-            continue
-        if split_by_hash and not in_split(digest, split):
-            continue
-        counts["duplicate"] += digest in chosen
-        chosen.setdefault(digest, file)
+        elif not split_by_hash or in_split(file.sha256, split):
+            counts["duplicate"] += file.sha256 in chosen
+            chosen.setdefault(file.sha256, file)
     for digest in sorted(chosen, key=lambda digest: hashlib.sha256(f"{seed}:{digest}".encode()).digest()):
-        source, name, path = chosen[digest]
+        file = chosen[digest]
         try:
-            text = Path(path).read_bytes().decode("utf-8")
-        except (UnicodeDecodeError, OSError):
+            content = Path(file.path).read_bytes()
+        except OSError:
+            content = b""
+        if hashlib.sha256(content).hexdigest() != digest:
+            fail(IntegrityError, f"{file.path} changed while the corpus was read", "files that nobody writes to meanwhile",
+                 "call corpus again")
+        try:
+            text = content.decode("utf-8")
+        except UnicodeDecodeError:
             counts["bad_encoding"] += 1
             continue
         if "\x00" in text:
             counts["bad_encoding"] += 1
         elif text.strip():
-            yield Document(source, name, text, digest)
+            yield Document(file.source, file.name, text, digest)
         else:
             counts["empty"] += 1
 
