@@ -189,37 +189,39 @@ def _rows(name: str, value: Any) -> Iterator[dict]:
 
     if isinstance(value, Result):
         nested = value.summary()
-        if "field" in nested:
-            yield from nested.assign(field=[f"{name}.{field}" for field in nested["field"]]).to_dict("records")
-        else:  # a class with a table of its own
-            yield from _rows(name, nested)
+        yield from nested.assign(field=[f"{name}.{field}" for field in nested["field"]]).to_dict("records")
     elif isinstance(value, Mapping):
         for key, item in value.items():
             yield from _rows(f"{name}.{key}", item)
     elif isinstance(value, pd.DataFrame):
         for i, column in enumerate(value.columns):
-            yield from _rows(f"{name}.{column}", value.iloc[:, i].to_numpy())
-    elif isinstance(value, (list, tuple)):
-        if len(value) > _FEW and all(isinstance(item, numbers.Number) for item in value):
-            yield _array_row(name, np.asarray(value))
-        elif len(value) <= _FEW or any(isinstance(item, Result) for item in value):
-            for i, item in enumerate(value):
-                yield from _rows(f"{name}[{i}]", item)
+            yield from _rows(f"{name}.{column}", value.iloc[:, i])
+    elif isinstance(value, pd.Series):
+        plain = isinstance(value.dtype, np.dtype) or not pd.api.types.is_numeric_dtype(value.dtype)
+        yield from _rows(name, value.to_numpy() if plain else value.to_numpy(np.float64, na_value=np.nan))
     elif sp.issparse(value):
         yield _array_row(name, value.data) | {"shape": str(value.shape)}
-    elif isinstance(value, np.ndarray) and value.ndim:
-        if value.dtype.kind in "iufb":
-            yield _array_row(name, value)
+    elif isinstance(value, np.ndarray) and value.ndim and value.dtype.kind in "iufb":
+        yield _array_row(name, value)
+    elif isinstance(value, np.ndarray) and value.ndim == 0:
+        yield {"field": name, "value": value.item()}
+    elif isinstance(value, (list, tuple, set, frozenset)) or (isinstance(value, np.ndarray) and value.dtype.kind == "O"):
+        items = value.reshape(-1).tolist() if isinstance(value, np.ndarray) else list(value)
+        if len(items) > _FEW and all(isinstance(item, numbers.Real) for item in items):
+            yield _array_row(name, np.asarray(items, dtype=np.float64))
+        else:
+            for i, item in enumerate(items):
+                if len(items) <= _FEW or not isinstance(item, str):  # many words are no numbers
+                    yield from _rows(f"{name}[{i}]", item)
     elif isinstance(value, (numbers.Number, str, np.generic)) or value is None:
         yield {"field": name, "value": value}
 
 
 def _array_row(name: str, value: np.ndarray) -> dict:
     row: dict[str, Any] = {"field": name, "shape": str(value.shape)}
-    if value.size:
-        finite = value[np.isfinite(value)] if value.dtype.kind == "f" else value
-        if finite.size:
-            row |= {"mean": float(finite.mean(dtype=np.float64)), "minimum": float(finite.min()), "maximum": float(finite.max())}
+    finite = value[np.isfinite(value)] if value.dtype.kind == "f" else value
+    if finite.size:
+        row |= {"mean": float(finite.mean(dtype=np.float64)), "minimum": float(finite.min()), "maximum": float(finite.max())}
     return row
 
 
