@@ -16,7 +16,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import shutil
 import sys
 import tempfile
 import time
@@ -26,6 +25,7 @@ from pathlib import Path
 from workbench.activations import heap
 from workbench.errors import InputError, NotFoundError, StorageError, fail
 from workbench.figures.gallery import write_gallery
+from workbench.keeping import replace_file, replaced_folder
 
 SCALES = ("default", "small")
 _FIGURES = {".png", ".html", ".csv"}
@@ -145,14 +145,32 @@ def table(outcomes: Sequence[Outcome]) -> str:
     return "\n".join(lines)
 
 
+class _Failed(Exception):
+    """A notebook that did not run to its end: what it drew is thrown away."""
+
+
 def _run(path: Path, scale: str, figures: Path, executed: Path) -> Outcome:
+    started, error, written = time.perf_counter(), "", 0
+    try:
+        with replaced_folder(figures / path.stem) as staged:
+            output = staged / path.name
+            try:
+                _execute(path, scale, staged, output)
+            finally:  # of a notebook that failed, too, to look at
+                if output.is_file():
+                    replace_file(executed / path.name, output.read_bytes())
+                    output.unlink()
+            written = len({file.stem for file in staged.iterdir() if file.suffix in _FIGURES})
+    except _Failed as failure:
+        error = f"{failure} (the executed notebook is {executed / path.name})"
+    return Outcome(path.stem, "failed" if error else "ok", time.perf_counter() - started, written, error)
+
+
+def _execute(path: Path, scale: str, staged: Path, output: Path) -> None:
+    """Run a notebook; its figures go to `staged`. Raises _Failed."""
     import nbformat
     import papermill
 
-    staged, final, output = figures / f".{path.stem}.part", figures / path.stem, executed / path.name
-    shutil.rmtree(staged, ignore_errors=True)
-    staged.mkdir(parents=True)
-    started, error = time.perf_counter(), ""
     before = os.environ.get("WORKBENCH_FIGURES")
     os.environ["WORKBENCH_FIGURES"] = str(staged)
     try:
@@ -167,23 +185,11 @@ def _run(path: Path, scale: str, figures: Path, executed: Path) -> Outcome:
             progress_bar=sys.stderr.isatty(),
         )
     except papermill.PapermillExecutionError as failure:
-        error = f"cell {failure.exec_count}: {failure.ename}: {failure.evalue} (the executed notebook is {output})"
-    except (
-        RuntimeError,
-        ValueError,
-        nbformat.ValidationError,
-        papermill.exceptions.PapermillException,
-    ) as failure:  # no kernel, or no notebook
-        error = f"{type(failure).__name__}: {failure}"
+        raise _Failed(f"cell {failure.exec_count}: {failure.ename}: {failure.evalue}") from failure
+    except (RuntimeError, ValueError, nbformat.ValidationError, papermill.exceptions.PapermillException) as failure:
+        raise _Failed(f"{type(failure).__name__}: {failure}") from failure  # no kernel, or no notebook
     finally:
         os.environ.pop("WORKBENCH_FIGURES") if before is None else os.environ.update(WORKBENCH_FIGURES=before)
-    seconds, written = time.perf_counter() - started, 0
-    if not error:
-        written = len({file.stem for file in staged.iterdir() if file.suffix in _FIGURES})
-        shutil.rmtree(final, ignore_errors=True)
-        os.replace(staged, final)
-    shutil.rmtree(staged, ignore_errors=True)
-    return Outcome(path.stem, "failed" if error else "ok", seconds, written, error)
 
 
 @contextlib.contextmanager

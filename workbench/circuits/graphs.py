@@ -25,7 +25,7 @@ from workbench.circuits.latents import _site
 from workbench.circuits.patching import metric_of
 from workbench.circuits.running import forward, private, rooted, token_ids
 from workbench.errors import InputError, fail
-from workbench.keeping import replace_file
+from workbench.keeping import exclusive, read_json, replace_file, storing
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -263,9 +263,10 @@ def write_circuit_tracer(graph: nx.DiGraph, folder: str | os.PathLike, *, slug: 
     }
     folder = Path(folder)
     target, index = folder / f"{slug}.json", folder / "graph-metadata.json"
-    listed = json.loads(index.read_text())["graphs"] if index.is_file() else []
-    replace_file(target, json.dumps(document, indent=1).encode())
-    replace_file(index, json.dumps({"graphs": [*(one for one in listed if one["slug"] != slug), metadata]}, indent=1).encode())
+    with storing(folder), exclusive(folder):  # others may add to the list, too
+        listed = read_json(index).get("graphs", []) if index.exists() else []
+        replace_file(target, json.dumps(document, indent=1).encode())
+        replace_file(index, json.dumps({"graphs": [*(one for one in listed if one["slug"] != slug), metadata]}, indent=1).encode())
     return target
 
 

@@ -19,7 +19,7 @@ from urllib.parse import quote
 
 from workbench.errors import IntegrityError, StorageError, fail
 from workbench.figures.text import visible
-from workbench.keeping import read_json, reading, replace_file
+from workbench.keeping import exclusive, read_json, reading, replace_file, storing
 
 CAPTIONS = "captions.json"
 INDEX = "index.md"
@@ -30,10 +30,11 @@ _COUNT = re.compile(r"(?<![\d.,])(?:\d{1,3}(?:,\d{3})+|\d+)\b(?![.,:]\d| ?%)")
 
 def note_caption(folder: Path, name: str, caption: str, reading: str | None = None) -> None:
     """Keep a figure's caption, and the sentence that says how to read it, in `folder/captions.json`."""
-    notes = read_captions(folder)
-    notes.pop(name, None)  # a figure that is made again moves to its new place
-    notes[name] = {"caption": visible(" ".join(caption.split()))} | ({"reading": visible(" ".join(reading.split()))} if reading else {})
-    replace_file(folder / CAPTIONS, (json.dumps(notes, indent=1, ensure_ascii=False) + "\n").encode())
+    with storing(folder), exclusive(folder):
+        notes = read_captions(folder)
+        notes.pop(name, None)  # a figure that is made again moves to its new place
+        notes[name] = {"caption": visible(" ".join(caption.split()))} | ({"reading": visible(" ".join(reading.split()))} if reading else {})
+        replace_file(folder / CAPTIONS, (json.dumps(notes, indent=1, ensure_ascii=False) + "\n").encode())
 
 
 def read_captions(folder: Path) -> dict[str, dict[str, str]]:

@@ -11,6 +11,7 @@ Source: `sae_lens/pretrained_saes.yaml`; the naming of its releases is that of `
 from __future__ import annotations
 
 import functools
+import importlib.metadata
 import importlib.util
 import json
 import math
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.errors import IntegrityError, NotFoundError, fail
-from workbench.keeping import file_sha256, keep, kept, read_bytes, read_json, reading, replace_file, seal, unseal
+from workbench.keeping import file_sha256, keep, kept, key, read_bytes, read_json, reading, replace_file, seal, unseal
 from workbench.keeping.reading import LARGEST_TEXT
 from workbench.sources.files import CARD, card_numbers, did_you_mean, read_card, safe_yaml, write_card
 
@@ -168,12 +169,17 @@ def registry() -> dict[str, dict[str, Any]]:
     if spec is None or not spec.submodule_search_locations:
         return {}
     path = Path(next(iter(spec.submodule_search_locations))) / "pretrained_saes.yaml"
-    digest = file_sha256(path)
-    if (releases := kept("registry", digest, _read_registry)) is None:  # parsing it takes a second or two
+    name = registry_key(path)
+    if (releases := kept("registry", name, _read_registry)) is None:  # parsing it takes a second or two
         with open(path, encoding="utf-8") as handle:
             releases = safe_yaml(handle)
-        keep("registry", digest, lambda folder: (folder / _REGISTRY).write_bytes(seal(releases)))
+        keep("registry", name, lambda folder: (folder / _REGISTRY).write_bytes(seal(releases)))
     return releases
+
+
+def registry_key(path: Path) -> str:
+    """The cache's key of the parsed registry. In it are: the SHA-256 of the file, and the parser's version."""
+    return key("registry", file=file_sha256(path), parser=importlib.metadata.version("pyyaml"))
 
 
 def _read_registry(folder: Path) -> dict[str, dict[str, Any]]:
