@@ -1,0 +1,160 @@
+"""One model and one coder under many threads: each result is the sequential one, and nothing is left on either of them."""
+
+import importlib.util
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from workbench.darkmatter.downstream import reconstruct
+from workbench.errors import InputError
+from workbench.keeping import Turns, lock_of, using
+from workbench.sources.passes import altered, private
+
+_spec = importlib.util.spec_from_file_location("at_once", Path(__file__).with_name("at_once.py"))
+at_once = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(at_once)
+
+HOOK = "blocks.1.hook_resid_post"
+
+
+@pytest.fixture(scope="module")
+def tokens():
+    from workbench.sources.tokens import Tokens
+
+    ids = np.random.default_rng(0).integers(3, 300, size=(24, 32))
+    ids[:, 0] = 0
+    return Tokens.from_ids(ids, bos_id=0, pad_id=2)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::workbench.errors.WorkbenchWarning")
+def test_every_result_is_the_sequential_one(llama, tokens, tmp_path):
+    coders = at_once.coders_of(32, HOOK)
+    work = at_once.jobs(llama, coders, tokens, HOOK, tmp_path)
+    counts = at_once.at_once(work, seconds=8)
+    assert {name: dict(count) for name, count in counts.items() if count["wrong"] or count["errors"]} == {}
+    assert all(count["calls"] >= 2 for count in counts.values())
+    assert altered(llama) == []
+    assert all(parameter.requires_grad for parameter in llama.parameters())
+
+
+def test_a_pass_of_another_thread_does_not_see_the_hooks_of_this_one(llama, tokens):
+    """Not even one that asks nobody: somebody's own `model(ids)` while a harvest stands in the middle of its pass."""
+    from workbench.activations.capture import capture
+
+    ids = torch.from_numpy(tokens.ids[:2].astype(np.int64))
+    with torch.inference_mode():
+        plain = llama(ids).clone()
+    found = []
+
+    def take(name, tensor):
+        thread = threading.Thread(target=lambda: found.append(llama(ids)))
+        thread.start()
+        thread.join(30)
+
+    with torch.inference_mode():
+        capture(llama, [HOOK])(ids, None, take)
+    torch.testing.assert_close(found[0].detach(), plain)
+
+
+def test_turns_go_by_the_order_of_asking_and_may_be_nested():
+    turns, order, ready = Turns(), [], []
+
+    def ask(name):
+        ready.append(name)
+        with turns, turns:
+            order.append(name)
+
+    threads = []
+    with turns:
+        for name in range(5):
+            threads.append(threading.Thread(target=ask, args=(name,)))
+            threads[-1].start()
+            while len(ready) <= name:
+                time.sleep(0.001)
+            time.sleep(0.02)
+    for thread in threads:
+        thread.join()
+    assert order == list(range(5))
+
+
+def test_a_waiting_slider_gets_its_turn_after_one_batch(llama):
+    """Between two batches of one thread the other one comes first, although the first asks again at once."""
+    seen, stop = [], threading.Event()
+
+    def harvest():
+        while not stop.is_set():
+            with using(llama):
+                seen.append("batch")
+                time.sleep(0.01)
+
+    thread = threading.Thread(target=harvest)
+    thread.start()
+    while not seen:
+        time.sleep(0.001)
+    waited = []
+    for _ in range(10):
+        before = len(seen)
+        with using(llama):
+            waited.append(len(seen) - before)
+    stop.set()
+    thread.join()
+    assert max(waited) <= 2
+
+
+def test_a_bridge_and_its_model_share_a_lock(llama):
+    assert lock_of(llama) is lock_of(llama.original_model)
+    assert lock_of([]) is lock_of({})  # what cannot be remembered shares one
+
+
+def test_private_views_share_tensors_and_hooks_and_keep_their_own_state():
+    coder = at_once.coders_of(16, HOOK)["rescaled"]
+    x = torch.randn(5, 16)
+    view, other = private(coder), private(coder)
+    codes = view.encode(x)
+    other.encode(3 * x)
+    torch.testing.assert_close(view.decode(codes), coder.decode(coder.encode(x)))
+    assert view.W_dec is coder.W_dec
+    left = {name: value for name, value in vars(coder).items() if name not in ("x_norm_coeff",)}  # what the coder's own call leaves
+    assert reconstruct(coder, x.numpy()).shape == x.shape
+    assert vars(coder) == left
+    calls = []
+    coder.hook_sae_acts_post.add_hook(lambda acts, hook: calls.append(1))
+    view.encode(x)
+    assert calls == [1]
+    assert altered(coder)
+
+
+def test_a_model_with_somebodys_hooks_is_refused_and_harvested_on_purpose(llama, tokens, tmp_path):
+    from workbench.activations import harvest
+    from workbench.errors import MismatchError
+
+    plain = harvest(llama, tokens, HOOK, store=tmp_path / "plain", progress=False).read(HOOK)
+    for hook in (lambda: llama.add_hook("blocks.0.hook_resid_post", lambda x, hook: torch.zeros_like(x)),
+                 lambda: llama.original_model.model.layers[0].register_forward_hook(lambda module, args, out: out)):
+        handle = hook()
+        try:
+            with pytest.raises(InputError, match="hooked=True"):
+                harvest(llama, tokens, HOOK, store=tmp_path / "zeroed", progress=False)
+        finally:
+            llama.reset_hooks() if handle is None else handle.remove()
+    llama.add_hook("blocks.0.hook_resid_post", lambda x, hook: torch.zeros_like(x))
+    try:
+        with pytest.raises(InputError, match="store="):
+            harvest(llama, tokens, HOOK, hooked=True, progress=False)
+        arguments = {"store": tmp_path / "zeroed", "hooked": True, "progress": False}
+        zeroed = harvest(llama, tokens, HOOK, **arguments).read(HOOK)
+        assert np.abs(zeroed - plain).max() > 0.1
+        np.testing.assert_array_equal(harvest(llama, tokens, HOOK, **arguments).read(HOOK), zeroed)
+        llama.reset_hooks()
+        llama.add_hook("blocks.0.hook_resid_post", lambda x, hook: 2 * x)
+        with pytest.raises(MismatchError, match="other activations"):
+            harvest(llama, tokens, HOOK, **arguments)
+    finally:
+        llama.reset_hooks()
+    with pytest.raises(MismatchError, match="hooked"):
+        harvest(llama, tokens, HOOK, store=tmp_path / "zeroed", progress=False)
