@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import struct
 
 import numpy as np
 import pytest
@@ -108,3 +109,29 @@ def test_close_matches_ignore_case_and_find_parts():
     assert did_you_mean("pylm4l", names).startswith("did you mean 'pylm-4l'")
     assert did_you_mean("zzz", names).startswith("choose one of")
     assert "nothing" in did_you_mean("zzz", [])
+
+
+LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{b}: &{b} [{', '.join(['*' + a] * 9)}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True))
+
+
+@pytest.mark.parametrize("front", [LAUGHS, "workbench: &a {more: *a}\n", "a: " + "[" * 100_000 + "]" * 100_000 + "\n", "workbench: [1]\n",
+                                   "workbench: {sha256: [1]}\n", "workbench: !!python/object/apply:os.system ['true']\n", "\xff: \x00\n"])
+def test_front_matter_that_does_harm_is_refused(tmp_path, front):
+    (tmp_path / "README.md").write_bytes(f"---\n{front}---\n".encode("latin-1"))
+    with pytest.raises(IntegrityError, match="front matter"):
+        read_card(tmp_path)
+
+
+@pytest.mark.parametrize("header", [b"[" * 100_000, b"[]", b"3", b'{"a": 1}', b'{"a": {}}', b'{"a": {"data_offsets": [0, "x"]}}'])
+def test_headers_that_are_none(tmp_path, header):
+    (tmp_path / "w.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
+    with pytest.raises(IntegrityError, match="Expected: a whole safetensors file"):
+        check_safetensors(tmp_path / "w.safetensors")
+
+
+@pytest.mark.parametrize("length", [2**63, 10**12, 1000])
+def test_a_header_longer_than_the_file_is_not_read(weights, length):
+    weights.write_bytes(struct.pack("<Q", length) + weights.read_bytes()[8:])
+    with pytest.raises(IntegrityError, match="the header is said to have"):
+        check_safetensors(weights)

@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import pickle
 import shutil
+import time
 
 import numpy as np
 import pytest
@@ -232,3 +233,48 @@ def test_minilm_that_is_missing_or_another(monkeypatch, tiny_llama):
     monkeypatch.setattr(importlib.metadata, "files", absent)
     with pytest.raises(OfflineError, match=r"sae-workbench\[minilm\]"):
         load_model("minilm")
+
+
+def change(path, **changes):
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_quantized_weights_are_refused_in_words(copy):
+    change(copy / "config.json", quantization_config={"quant_method": "bitsandbytes", "load_in_8bit": True})
+    with pytest.raises(InputError, match="quantized weights"):
+        load_model(copy)
+
+
+@pytest.mark.parametrize("changes", [{"n_layer": 10**7}, {"n_embd": 4 * 10**9}, {"n_inner": 10**9}, {"vocab_size": 10**10}])
+def test_a_configuration_of_a_huge_model_takes_no_memory_and_no_time(tmp_path, tiny_gpt2, changes):
+    folder = shutil.copytree(tiny_gpt2, tmp_path / "huge")
+    change(folder / "config.json", **changes)
+    start = time.monotonic()
+    with pytest.raises(IntegrityError, match="a larger model than the|Storage size calculation overflowed"):
+        load_model(folder)
+    assert time.monotonic() - start < 10
+
+
+@pytest.mark.parametrize(
+    "content", ['{"a": 1', "[]", "{}", '{"version": "1.0", "model": {"type": "BPE", "vocab": {}, "merges": ["x y"]}}', "[" * 100_000]
+)
+def test_what_tokenizers_raises_is_translated(copy, content):
+    (copy / "tokenizer.json").write_text(content)
+    with pytest.raises((IntegrityError, NotFoundError), match="To mend it"):
+        load_model(copy)
+
+
+@pytest.mark.parametrize("name", ["../other/model.safetensors", "/etc/passwd", "..", "", 3, None, "a" * 5000, "sub/model.safetensors"])
+def test_an_index_names_files_of_its_folder_only(copy, name):
+    shutil.copytree(copy, copy.parent / "other")
+    shutil.copytree(copy, copy / "sub")
+    (copy / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"x": name}}))
+    with pytest.raises(IntegrityError):
+        load_model(copy)
+
+
+@pytest.mark.parametrize("content", ["{}", '{"weight_map": ["model.safetensors"]}', '{"weight_map": 3}', "[]"])
+def test_an_index_that_is_none(copy, content):
+    (copy / "model.safetensors.index.json").write_text(content)
+    with pytest.raises(IntegrityError, match=r"model\.safetensors\.index\.json"):
+        load_model(copy)

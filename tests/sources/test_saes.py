@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import shutil
+import zipfile
 
 import numpy as np
 import pytest
@@ -266,4 +268,58 @@ def test_what_the_model_must_be_like_is_said(copy):
         load_sae(copy)
     configure(copy, metadata={}, normalize_activations="expected_average_only_in")
     with pytest.warns(WorkbenchWarning, match="fold_activation_norm_scaling_factor"):
+        load_sae(copy)
+
+
+
+
+def test_a_gemma_scope_file_is_checked_before_memory_is_taken(tmp_path):
+    import tracemalloc
+
+    state = {"W_enc": np.zeros((8, 16), np.float32), "W_dec": np.zeros((16, 8), np.float32), "b_enc": np.zeros(16, np.float32),
+             "b_dec": np.zeros(8, np.float32), "threshold": np.zeros(16, np.float32)}
+    huge = np.zeros((8, 4_000_000), np.float32)
+    np.savez_compressed(tmp_path / "params.npz", **state, unused=huge)
+    tracemalloc.start()
+    assert load_sae(tmp_path).cfg.d_sae == 16  # what is not needed is not read
+    np.savez_compressed(tmp_path / "params.npz", **state | {"W_enc": huge})
+    tracemalloc.reset_peak()
+    with pytest.raises(IntegrityError, match="do not fit one another"):
+        load_sae(tmp_path)
+    assert tracemalloc.get_traced_memory()[1] < 100e6 < huge.nbytes
+    tracemalloc.stop()
+
+
+def test_torch_files_take_no_more_than_their_size(tmp_path, tiny_sae):
+    import torch
+
+    state = weights(tiny_sae)
+    (tmp_path / "config.json").write_text(json.dumps({"trainer": {"dict_class": "AutoEncoder"}}))
+    whole = {"encoder.weight": state["W_enc"].T, "decoder.weight": state["W_dec"].T, "bias": state["b_dec"], "encoder.bias": state["b_enc"]}
+    torch.save(whole, tmp_path / "ae.pt")
+    load_sae(tmp_path)
+    torch.save(whole | {"encoder.weight": torch.zeros(1).expand(10**6, 10**6)}, tmp_path / "ae.pt")  # a view of one number
+    with pytest.raises(IntegrityError, match="larger than the file"):
+        load_sae(tmp_path)
+    torch.save(whole, tmp_path / "ae.pt")
+    with zipfile.ZipFile(tmp_path / "ae.pt") as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(tmp_path / "ae.pt", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    with pytest.raises(IntegrityError, match="compressed"):
+        load_sae(tmp_path)
+
+
+@pytest.mark.parametrize("special", ["pipe", "device", "folder"])
+@pytest.mark.parametrize("name", ["cfg.json", "sae_weights.safetensors"])
+def test_what_is_no_file_is_refused_at_once(copy, name, special):
+    (copy / name).unlink()
+    if special == "folder":
+        (copy / name).mkdir()
+    elif special == "pipe":
+        os.mkfifo(copy / name)
+    else:
+        (copy / name).symlink_to("/dev/zero")
+    with pytest.raises((IntegrityError, NotFoundError), match="no regular file|holds no SAE"):
         load_sae(copy)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ from workbench.errors import InputError, IntegrityError, NotFoundError, OfflineE
 from workbench.keeping import file_sha256, inside, read_json, reading
 from workbench.lazy import import_libraries
 from workbench.sources import hub, zoo
-from workbench.sources.files import close_matches, did_you_mean, verify_weights
+from workbench.sources.files import check_safetensors, close_matches, did_you_mean, verify_weights
 
 if TYPE_CHECKING:
     import torch
@@ -158,11 +159,10 @@ def check_model_folder(folder: Path) -> None:
         fail(NotFoundError, f"{folder} holds no weights", "weights in safetensors format", "copy the *.safetensors files there")
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        named = read_json(index).get("weight_map")
-        if not isinstance(named, dict):
-            fail(IntegrityError, f"{index} lists no weights", 'an object "weight_map"', "download it again")
-        parts = {inside(folder, part) for part in named.values()}
-        if missing := sorted(part.name for part in parts if not part.is_file() or part.parent != folder):
+        with reading(index, 'an object "weight_map" with the names of files beside it', "download it again"):
+            parts = {inside(folder, part) for part in read_json(index)["weight_map"].values()}
+            missing = sorted(part.name for part in parts if not part.is_file() or part.parent != folder)
+        if missing:
             fail(IntegrityError, f"{folder} lacks the weight files {', '.join(missing)}", f"every file that {index.name} lists",
                  "download it again")
     verify_weights(folder)
@@ -269,7 +269,9 @@ def _boot(folder: Path, device: torch.device, dtype: torch.dtype) -> Transformer
             fail(NotFoundError, f"{folder} has no usable tokenizer ({str(error).splitlines()[0][:200]})",
                  "tokenizer.json (and tokenizer_config.json)", "copy the tokenizer's files there with tokenizer.save_pretrained",
                  cause=error)
-        recorder = _Recorder(source.get_hf_model_class_for_architecture(architecture))
+        auto = source.get_hf_model_class_for_architecture(architecture)
+        _check_sizes(folder, config, auto)
+        recorder = _Recorder(auto)
         try:
             model = TransformerBridge.boot_transformers(str(folder), device=device, dtype=dtype, model_class=recorder)
         except (SafetensorError, RuntimeError, OSError) as error:
@@ -286,6 +288,21 @@ def _boot(folder: Path, device: torch.device, dtype: torch.dtype) -> Transformer
                  "finite weights",
                  "restore the folder, or load with dtype='float32'")
     return model
+
+
+def _check_sizes(folder: Path, config: Any, auto: Any) -> None:
+    """Refuse a configuration of another size than the weights: what they lack would be made up first, in any amount of memory."""
+    import torch
+
+    shapes = [tensor["shape"] for path in folder.glob("*.safetensors") for tensor in check_safetensors(path).values()]
+    held, layers = sum(map(math.prod, shapes)), getattr(config.get_text_config(), "num_hidden_layers", 0)
+    if layers <= len(shapes):  # each has a weight at least
+        with torch.device("meta"):
+            declared = sum(weight.numel() for weight in auto.from_config(config).parameters())
+        if declared <= 2 * held + 10**6:  # a file may leave out a head that is its embedding, or that no hook sees
+            return
+    fail(IntegrityError, f"{folder / 'config.json'} is of a larger model than the {len(shapes)} weights beside it, {held:,} numbers",
+         "the configuration and the weights of one model", "restore the folder, or save the model again")
 
 
 def _is_head(key: str, architecture: str) -> bool:

@@ -203,4 +203,5 @@ def _dictionary(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
               "model_name": str(trainer.get("lm_name", "")).split("/")[-1] or None,
               "context_size": (raw.get("buffer") or {}).get("ctx_len"),
               "prepend_bos": True, "apply_b_dec_to_input": kind != "JumpReluAutoEncoder", "neuronpedia_id": None}
+    config = {name: value for name, value in config.items() if value is not None}  # SAELens looks into a hook's name if there is one
     return config | ({"activation_fn": "topk", "activation_fn_kwargs": {"k": trainer.get("k")}} if kind == "AutoEncoderTopK" else {}), state
