@@ -201,11 +201,14 @@ def test_a_finished_sae_of_other_inputs_or_other_bytes_is_trained_again(rows, tm
     assert content(train(recipe, changed(rows), tmp_path)) == other
 
 
-def test_two_trainings_in_one_folder_take_turns(rows, place, whole):
+def test_of_two_trainings_in_one_folder_the_second_finds_it_finished(rows, place, whole, monkeypatch):
+    real, exports = saes._export, []
+    monkeypatch.setattr(saes, "_export", lambda *given: (exports.append(given), real(*given)))
     other = threading.Thread(target=train, args=(RECIPE, rows, place))
     other.start()
     train(RECIPE, rows, place)
     other.join()
+    assert len(exports) == 1
     assert content(place / "sae") == whole
     assert list((place / "work").iterdir()) == []
 
