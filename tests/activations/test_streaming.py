@@ -128,7 +128,7 @@ def test_bad_chunks():
             accumulator.result()
     with pytest.raises(InputError, match="pair"):
         run(CrossMoments(), [x])
-    with pytest.raises(InputError, match="as many rows"):
+    with pytest.raises(InputError, match="belong together"):
         run(CrossMoments(), [(x, x[:2])])
     with pytest.raises(InputError, match="merge"):
         run(object(), [x])

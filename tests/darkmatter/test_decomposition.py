@@ -255,7 +255,7 @@ def with_nan(a):
     ((X, X), {}, "error of zero"), ((X, X - 1.5), {}, "same at every token"), ((np.ones_like(X), X_HAT), {}, "every dimension is constant"),
     ((X[:50], X_HAT[:50]), {}, "at least 240 tokens"), ((X,), {}, "without x_hat"), (([],), {}, "no chunk"), ((iter(()),), {}, "no chunk"),
     (([X],), {}, "a chunk of type"), (([(X, X_HAT), (X[:, :4], X_HAT[:, :4])],), {}, "width"),
-    (([(X, X_HAT[:-1])],), {}, "one shape"), ((X, X_HAT), {"documents": np.zeros(9)}, "one document"),
+    (([(X, X_HAT[:-1])],), {}, r"of shape"), ((X, X_HAT), {"documents": np.zeros(9)}, "one document"),
     ((X, X_HAT), {"documents": np.arange(9)}, "9 documents"), ((X, X_HAT), {"documents": np.arange(7000)}, "7,000 documents"),
     ((X, X_HAT), {"documents": np.zeros(len(X))}, "one document"), ((X, X_HAT), {"documents": np.zeros((2, 2))}, "documents of shape"),
     ((X, X_HAT), {"convention": "paper"}, "convention 'paper'"), ((X, X_HAT), {"train_fraction": 1.0}, "train_fraction=1.0"),

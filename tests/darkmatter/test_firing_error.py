@@ -57,7 +57,7 @@ def test_wrong_inputs():
     x, codes, _ = planted()
     with pytest.raises(InputError, match="exactly"):
         firing_error(x, x, codes)
-    with pytest.raises(InputError, match="codes of the same rows"):
+    with pytest.raises(InputError, match="belong together"):
         firing_error(x, x[:-1], codes)
     with pytest.raises(InputError, match="n_null=0"):
         firing_error(x, x + 1, codes, n_null=0)

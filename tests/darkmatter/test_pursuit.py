@@ -91,11 +91,13 @@ W0, B0, X0 = np.eye(3), np.zeros(3), np.ones((5, 3))
 
 
 @pytest.mark.parametrize(("arguments", "words"), [
-    ((X0, W0[:, :2], B0, 1), "W_dec"), ((X0, W0, B0[:2], 1), "b_dec"), ((X0[0], W0, B0, 1), r"x \(3,\)"), ((X0[:0], W0, B0, 1), "N > 0"),
-    ((X0, W0, B0, -1), "0 to 3"), ((X0, W0, B0, 4), "0 to 3"), ((X0, W0, B0, np.ones(4, int)), r"one or \(N,\)"),
+    ((X0, W0[:, :2], B0, 1), "W_dec"), ((X0, W0, B0[:2], 1), "b_dec"), ((X0[0], W0, B0, 1), r"x of shape \(3,\)"),
+    ((X0[:0], W0, B0, 1), "at least 1"),
+    ((X0, W0, B0, -1), "0 to 3"), ((X0, W0, B0, 4), "0 to 3"), ((X0, W0, B0, np.ones(4, int)), r"l0 of shape \(4,\).*\(5,\)"),
     ((X0, W0, B0, 1.5), "float64"),
-    ((X0 * np.nan, W0, B0, 1), "finite floats"), ((X0, W0 + np.inf, B0, 1), "finite floats"),
-    ((X0.astype(int), W0, B0, 1), "x that is not"),
+    ((X0 * np.nan, W0, B0, 1), "x holds nan"), ((X0, W0 + np.inf, B0, 1), "W_dec holds inf"),
+    ((X0.astype(str), W0, B0, 1), "real numbers"),
+    ((np.where(X0 > 5, 1e30, X0).astype(np.float32), W0 * 1e30, B0, 1), "squares"),
 ])  # fmt: skip
 def test_bad_input_is_refused(arguments, words):
     with pytest.raises(InputError, match=words):

@@ -95,7 +95,7 @@ def test_torch_and_numpy_agree():
         (np.zeros(4), 2, "cosine", "shape"),
         (np.zeros((0, 3)), 1, "cosine", "shape"),
         (np.array([["a", "b"]]), 1, "cosine", "type"),
-        (np.array([[1.0, np.nan], [0, 1], [1, 1]]), 1, "cosine", "1 of 3 points"),
+        (np.array([[1.0, np.nan], [0, 1], [1, 1]]), 1, "cosine", "1 of 3 rows"),
         (np.array([[np.inf, 1.0], [0, 1], [1, 1]]), 1, "euclidean", "NaN or infinity"),
     ],
 )

@@ -158,7 +158,7 @@ def test_torch_of_any_dtype_and_extreme_scales():
     for dtype, tolerance in ((torch.float64, 1e-9), (torch.float16, 2e-3), (torch.bfloat16, 2e-2)):  # three and two decimal digits
         for measure in ALL:
             assert measure(torch.tensor(X, dtype=dtype), torch.tensor(Y, dtype=dtype)) == pytest.approx(measure(X, Y), abs=tolerance)
-    for scale in (1e-150, 1e150):
+    for scale in (1e-149, 1e149):
         for measure in ALL:
             assert measure(X * scale, Y) == pytest.approx(measure(X, Y), abs=1e-9)
 
@@ -206,5 +206,5 @@ def test_bad_settings_are_refused():
         rsa(X[:, :1], Y)
     with pytest.raises(MismatchError, match="d_model"):
         mmcs(X, Y)
-    with pytest.raises(InputError, match="at least one latent"):
+    with pytest.raises(InputError, match="at least 1"):
         mmcs(np.empty((0, 3)), np.ones((2, 3)))

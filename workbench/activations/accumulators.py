@@ -1,6 +1,6 @@
 """Which sums over tokens does everybody need? Means, variances, second moments and firing counts, ready for `map_reduce`.
 
-All sums are float64, whatever the chunks are. Chunks may be numpy or torch, of any float dtype; NaN and infinity are refused.
+All sums are float64, whatever the chunks are. Chunks may be any array that `workbench.arrays` takes, also without rows.
 
 1. `MeanVariance` keeps n, the mean and the summed squared deviations, and merges by Chan, Golub & LeVeque (1983).
 2. `Gram` keeps XᵀX, `CrossMoments` also XᵀY: enough for PCA, whitening, ridge regression, CCA and CKA.
@@ -14,32 +14,12 @@ from collections.abc import Iterator
 from typing import Any, Self
 
 import numpy as np
-import scipy.sparse as sp
 
-from workbench.arrays import as_numpy
+from workbench.arrays import as_csr, numbers
 from workbench.errors import InputError, MismatchError, fail
 from workbench.results import Result
 
 _ROWS = 8_192  # rows turned to float64 at a time, so that a chunk is never held twice
-
-
-def as_matrix(chunk: Any, name: str = "chunk") -> np.ndarray:
-    """A chunk as a two-dimensional numpy array of its own float dtype (bfloat16 becomes float32).
-
-    Raises
-    ------
-    InputError
-        When it is not (n, d) or holds NaN or infinity.
-    """
-    array = as_numpy(chunk)
-    if array.ndim != 2 or array.dtype.kind not in "fiub":
-        fail(InputError, f"{name} of shape {array.shape} and dtype {array.dtype}", "real numbers (n, d)", "pass one row a token")
-    with np.errstate(over="ignore", invalid="ignore"):
-        clean = array.dtype.kind != "f" or np.isfinite(array.sum())  # a sum over finite numbers may overflow: then look at each
-    if not clean and not np.isfinite(array).all():
-        row, column = np.argwhere(~np.isfinite(array))[0]
-        fail(InputError, f"{name} holds {array[row, column]} at row {row}, column {column}", "finite numbers", "drop or repair these rows")
-    return array
 
 
 def _doubles(array: np.ndarray) -> Iterator[np.ndarray]:
@@ -69,7 +49,7 @@ class MeanVariance:
 
     def update(self, chunk: Any) -> None:
         """Take in rows (n, d)."""
-        for rows in _doubles(as_matrix(chunk)):
+        for rows in _doubles(numbers(chunk, "the chunk", least=(0,))):
             mean = rows.mean(axis=0)
             self._add(len(rows), mean, ((rows - mean) ** 2).sum(axis=0))
 
@@ -131,7 +111,7 @@ class Gram:
 
     def update(self, chunk: Any) -> None:
         """Take in rows (n, d)."""
-        for rows in _doubles(as_matrix(chunk)):
+        for rows in _doubles(numbers(chunk, "the chunk", least=(0,))):
             self._add(len(rows), {"sum_x": rows.sum(axis=0), "xx": rows.T @ rows})
 
     def merge(self, other: Self) -> None:
@@ -161,9 +141,8 @@ class CrossMoments(Gram):
         """Take in a pair of matrices with as many rows."""
         if not isinstance(chunk, (tuple, list)) or len(chunk) != 2:
             fail(InputError, f"a chunk of type {type(chunk).__name__}", "a pair (x, y)", "pass tuples of two matrices")
-        x, y = as_matrix(chunk[0], "x"), as_matrix(chunk[1], "y")
-        if len(x) != len(y):
-            fail(InputError, f"x of {len(x)} rows and y of {len(y)}", "as many rows", "pass matching chunks")
+        x = numbers(chunk[0], "x", least=(0,))
+        y = numbers(chunk[1], "y", shape=(len(x), None), least=(0,))
         for rows, others in zip(_doubles(x), _doubles(y), strict=True):
             self._add(len(rows), {"sum_x": rows.sum(axis=0), "xx": rows.T @ rows, "sum_y": others.sum(axis=0),
                                   "xy": rows.T @ others, "yy": (others**2).sum(axis=0)})
@@ -193,9 +172,7 @@ class FiringCounts:
 
     def update(self, chunk: Any) -> None:
         """Take in codes (n, F), dense or scipy.sparse."""
-        csr = chunk.tocsr() if sp.issparse(chunk) else sp.csr_matrix(as_matrix(chunk))
-        if not np.isfinite(csr.data).all():
-            fail(InputError, "codes hold NaN or infinity", "finite activations", "look at the SAE's weights and at its input")
+        csr = as_csr(chunk)
         fires = np.abs(csr.data) > self.threshold
         columns, values = (csr.indices, csr.data) if fires.all() else (csr.indices[fires], csr.data[fires])
         values = values if values.dtype.kind == "f" else values.astype(float)

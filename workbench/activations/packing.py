@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from workbench.arrays import as_numpy
+from workbench.arrays import whole_numbers
 from workbench.errors import InputError, fail
 
 
@@ -37,9 +37,9 @@ def pack_prompts(prompts: Any, *, context: int, bos_id: int, pad_id: int, separa
     InputError
         When the prompts are no matrix of ids or do not fill one context.
     """
-    ids = as_numpy(prompts)
-    if ids.ndim != 2 or ids.dtype.kind not in "iu" or context < 2:
-        fail(InputError, f"prompts {ids.shape} of type {ids.dtype}, context={context}", "(n, length) token ids and a context of at least 2",
+    ids = whole_numbers(prompts, "the prompts", ndim=2, low=0, high=2**31 - 1)
+    if context < 2 or not ids.size:
+        fail(InputError, f"prompts {ids.shape}, context={context}", "(n, length) token ids and a context of at least 2",
              "pass task(...).positive")  # fmt: skip
     line: list[int] = []
     for row in ids:

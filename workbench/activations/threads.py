@@ -53,8 +53,8 @@ def small_problems(function: Callable) -> Callable:
 
     @functools.wraps(function)
     def limited(*arguments: Any, **options: Any) -> Any:
-        points = next(iter((*arguments, *options.values())), None)
-        n, d = (*getattr(points, "shape", ()), 1, 1)[:2]
+        shape = getattr(next(iter((*arguments, *options.values())), None), "shape", ())
+        n, d = shape if isinstance(shape, tuple) and len(shape) == 2 else (1, 1)  # what is no matrix is refused within
         with few_threads(n * d * d):
             return function(*arguments, **options)
 

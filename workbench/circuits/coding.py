@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from workbench.arrays import as_numpy
+from workbench.arrays import LARGEST_SINGLE, as_tensor, flags
 from workbench.circuits.small_sae import activations, train_small_saes
 from workbench.errors import InputError, fail
 from workbench.results import Result, provenance
@@ -161,30 +161,19 @@ def head_codes(
         train_examples=chosen,
         seconds=time.perf_counter() - start,
         convention=convention,
-        provenance=provenance({"outputs": outputs, "is_positive": positive}, settings, seed=seed),
+        provenance=provenance({"outputs": x, "is_positive": positive}, settings, seed=seed),
     )
 
 
 def _checked(outputs: Any) -> Any:
-    import torch
-
-    x = outputs.detach() if torch.is_tensor(outputs) else torch.as_tensor(np.asarray(outputs))
-    if x.ndim != 4 or not x.numel() or not x.is_floating_point():
-        fail(InputError, f"head outputs of shape {tuple(x.shape)} and dtype {x.dtype}", "floats (n, L, H, d)",
-             "pass what head_outputs returns")  # fmt: skip
-    x = x.float()
-    if not torch.isfinite(x).all():
-        fail(InputError, "head outputs that are NaN or infinite", "finite numbers", "load the model with dtype='float32'")
+    x = as_tensor(outputs, "head outputs (n, L, H, d)", ndim=4, largest=LARGEST_SINGLE).float()
     if len(x) < FEWEST:
         fail(InputError, f"{len(x)} examples", f"at least {FEWEST}", "pass more prompts")
     return x
 
 
 def _labels(is_positive: Any, n: int) -> np.ndarray:
-    labels = as_numpy(is_positive)
-    if labels.shape != (n,) or not np.isin(labels, (0, 1)).all():
-        fail(InputError, f"labels of shape {labels.shape}", f"true or false for each of the {n} examples", "pass is_positive")
-    labels = labels.astype(bool)
+    labels = flags(is_positive, "labels", shape=(n,))
     if labels.all() or not labels.any():
         fail(InputError, f"{n} examples that are all {'positive' if labels.all() else 'negative'}", "positive and negative examples",
              "pass task.positive and task.negative together, as task_head_outputs does")  # fmt: skip

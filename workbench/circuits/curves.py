@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from workbench.arrays import numbers, whole_numbers
 from workbench.circuits.latents import _site, _states
 from workbench.circuits.patching import ABLATIONS, _means, _replacements, _sides, metric_of
 from workbench.circuits.running import at_heads, batches, forward, token_ids
@@ -96,11 +97,10 @@ def head_curve(
     """
     import torch
 
-    values = np.asarray(scores, dtype=float)
     layers, heads = model.cfg.n_layers, model.cfg.n_heads
-    if values.shape != (layers, heads) or not np.isfinite(values).all() or ablation not in ABLATIONS:
-        fail(InputError, f"scores {values.shape}, ablation={ablation!r}", f"finite scores ({layers}, {heads}) and one of {ABLATIONS}",
-             "pass the scores of this model's heads")  # fmt: skip
+    values = numbers(scores, "scores of this model's heads", shape=(layers, heads), largest=np.inf, dtype=np.float64)
+    if ablation not in ABLATIONS:
+        fail(InputError, f"ablation={ablation!r}", f"one of {ABLATIONS}", "name one of these")
     base, source = _sides(model, task, "noising")
     means = _means(model, task, source, batch_size) if ablation == "mean" else None
     parts = [(rows, _replacements(model, task, source, rows, ablation, means)) for rows in batches(len(base), batch_size)]
@@ -163,9 +163,7 @@ def latent_curve(
     import torch
 
     hook, F = _site(model, sae), sae.W_dec.shape[0]
-    values = np.asarray(scores, dtype=float)
-    if values.shape != (F,) or not np.isfinite(values).all():
-        fail(InputError, f"scores {values.shape}", f"a finite score for each of the {F} latents", "pass patch_latents(...).effect")
+    values = numbers(scores, "scores of the SAE's latents", shape=(F,), largest=np.inf, dtype=np.float64)
     positive, negative = token_ids(model, task.positive), token_ids(model, task.negative)
     parts = []
     for rows in batches(len(positive), batch_size):
@@ -205,8 +203,8 @@ def _patched(z: Any, new: Any, which: np.ndarray) -> Any:
 
 def _curve(measure: Callable[[np.ndarray], float], values: np.ndarray, sizes: Any, n_null: int, seed: int, inputs: dict, parameters: dict):
     n = len(values)
-    sizes = np.unique(np.linspace(0, n, 8).astype(int)) if sizes is None else np.asarray(sizes, dtype=int)
-    if sizes.ndim != 1 or not len(sizes) or sizes.min() < 0 or sizes.max() > n or n_null < 1:
+    sizes = whole_numbers(np.unique(np.linspace(0, n, 8).astype(int)) if sizes is None else sizes, "sizes", low=0, high=n)
+    if not len(sizes) or n_null < 1:
         fail(
             InputError,
             f"sizes={sizes.tolist()}, n_null={n_null}",

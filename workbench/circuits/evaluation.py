@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from workbench.arrays import as_numpy
+from workbench.arrays import flags, numbers
 from workbench.errors import InputError, fail
 from workbench.results import Result, monte_carlo_p, provenance
 
@@ -43,7 +43,7 @@ class ROC(Result):
     null_sd : float
         Standard deviation of the AUC of random scores without ties.
     fpr, tpr, thresholds : float arrays (k,)
-        Of the scores; of several trials, of the mean rank.
+        Of the scores; of several trials, of the mean rank. The first threshold, which nothing reaches, is infinite.
     band_fpr : float array (51,)
     band : float array (2, 51)
         Interval of the true positive rate at each of these false positive rates, from the same draws as `ci`.
@@ -172,21 +172,15 @@ def membership(circuit: Iterable[tuple[int, ...]], shape: tuple[int, ...]) -> np
 
 
 def _checked(scores: Any, truth: Any) -> tuple[np.ndarray, np.ndarray]:
-    values = as_numpy(scores).astype(float)
+    values = numbers(scores, "scores", ndim=range(1, 9), dtype=np.float64)
     if isinstance(truth, (set, frozenset, list)) and all(isinstance(index, tuple) for index in truth):
         axes = len(next(iter(truth))) if truth else values.ndim
         members = membership(truth, values.shape[max(values.ndim - axes, 0) :])
     else:
-        members = as_numpy(truth)
+        members = flags(truth, "the truth", ndim=range(9))
     if members.shape not in (values.shape, values.shape[1:]):
         fail(InputError, f"scores {values.shape} and truth {members.shape}", "one truth value for each score, or scores of several trials",
              "pass arrays of one shape")  # fmt: skip
-    if not np.isin(members, (0, 1)).all():
-        fail(InputError, "a truth that is neither true nor false", "booleans", "threshold it first")
-    if not np.isfinite(values).all():
-        fail(InputError, f"{int((~np.isfinite(values)).sum())} scores that are NaN or infinite", "finite scores",
-             "leave out what was not scored")  # fmt: skip
-    members = members.astype(bool)
     if members.all() or not members.any():
         fail(InputError, f"a truth that is {'full' if members.size and members.all() else 'empty'} ({members.size} items)",
              "some members and some others", "check the circuit's list; without both kinds there is nothing to tell apart")  # fmt: skip

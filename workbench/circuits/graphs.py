@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from workbench.arrays import flags
 from workbench.circuits.latents import _site
 from workbench.circuits.patching import metric_of
 from workbench.circuits.running import forward, private, rooted, token_ids
@@ -61,7 +62,9 @@ def circuit_graph(edges: EdgeScores, *, n_edges: int = 30, truth: Any = None) ->
     if n_edges < 1:
         fail(InputError, f"n_edges={n_edges}", "at least 1", "ask for some connections")
     layers, heads = edges.node.shape
-    known = set() if truth is None else truth if isinstance(truth, (set, frozenset)) else {tuple(i) for i in np.argwhere(truth).tolist()}
+    truth = set() if truth is None else truth
+    if not isinstance(truth, (set, frozenset)):
+        truth = {tuple(place) for place in np.argwhere(flags(truth, "the truth", shape=(layers, heads))).tolist()}
     weights = np.column_stack([edges.pair, edges.to_output])
     order = np.argsort(-np.abs(weights), axis=None, kind="stable")[:n_edges]
     graph = nx.DiGraph(method=edges.method, behaviour=float(edges.behaviour))
@@ -73,7 +76,7 @@ def circuit_graph(edges: EdgeScores, *, n_edges: int = 30, truth: Any = None) ->
             if end == "output":
                 graph.add_node(end, layer=layers, head=-1, score=0.0, known=False)
             else:
-                graph.add_node(end, layer=end[0], head=end[1], score=float(edges.node[end]), known=end in known)
+                graph.add_node(end, layer=end[0], head=end[1], score=float(edges.node[end]), known=end in truth)
         share = float(weights[source, target] / abs(edges.behaviour)) if edges.behaviour else float("nan")
         graph.add_edge(*ends, weight=float(weights[source, target]), share=share)
     return graph

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from workbench.arrays import whole_numbers
 from workbench.circuits.patching import metric_of
 from workbench.circuits.running import batches, forward, rooted, token_ids
 from workbench.errors import InputError, MismatchError, fail
@@ -165,11 +166,9 @@ def patch_latents(
 
     hook = _site(model, sae)
     F = sae.W_dec.shape[0]
-    chosen = np.arange(F) if latents is None else np.asarray(latents)
+    chosen = chosen_latents(latents, F)
     if method not in METHODS or steps < 1:
         fail(InputError, f"method={method!r}, steps={steps}", f"one of {METHODS} and at least one step", "correct the call")
-    if chosen.ndim != 1 or not len(chosen) or chosen.dtype.kind not in "iu" or chosen.min() < 0 or chosen.max() >= F:
-        fail(InputError, f"latents {chosen.shape}", f"numbers from 0 to {F - 1}", "pass a list of latents")
     positive, negative = token_ids(model, task.positive), token_ids(model, task.negative)
     effect, error, behaviour = np.zeros(len(chosen)), 0.0, 0.0
     W_dec = sae.W_dec.detach()
@@ -202,6 +201,14 @@ def patch_latents(
             {"task": task.name, "hook": hook, "method": method, "steps": steps},
         ),
     )
+
+
+def chosen_latents(latents: Sequence[int] | None, F: int) -> np.ndarray:
+    """Those of F latents that were asked for, all of them for None. Raises InputError."""
+    chosen = np.arange(F) if latents is None else whole_numbers(latents, "latents", low=0, high=F - 1)
+    if not len(chosen):
+        fail(InputError, "no latents", f"numbers from 0 to {F - 1}", "pass a list of latents")
+    return chosen
 
 
 def _site(model: Any, sae: Any) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from workbench.arrays import as_numpy
+from workbench.arrays import whole_numbers
 from workbench.errors import InputError, MismatchError, fail
 from workbench.keeping import using
 from workbench.sources.passes import private, run_hooked
@@ -47,16 +47,15 @@ def head_sites(model: Any) -> list[str]:
 
 def token_ids(model: Any, tokens: Any) -> np.ndarray:
     """Ids (n, length) int64 that the model can read. Raises InputError or MismatchError."""
-    ids = as_numpy(getattr(tokens, "ids", tokens))
-    if ids.ndim != 2 or not ids.size or ids.dtype.kind not in "iu":
-        fail(InputError, f"tokens of shape {ids.shape} and dtype {ids.dtype}", "whole numbers (n, length)",
-             "pass token ids, for example task.positive")  # fmt: skip
+    ids = whole_numbers(getattr(tokens, "ids", tokens), "tokens", ndim=2)
+    if not ids.size:
+        fail(InputError, f"tokens of shape {ids.shape}", "whole numbers (n, length)", "pass token ids, for example task.positive")
     if ids.min() < 0 or ids.max() >= model.cfg.d_vocab:
         fail(MismatchError, f"token id {int(ids.max() if ids.max() >= model.cfg.d_vocab else ids.min())}",
              f"ids from 0 to {model.cfg.d_vocab - 1}", "tokenise with the model's own tokenizer")  # fmt: skip
     if ids.shape[1] > model.cfg.n_ctx:
         fail(MismatchError, f"{ids.shape[1]} positions", f"at most the {model.cfg.n_ctx} that the model reads", "pass shorter prompts")
-    return ids.astype(np.int64)
+    return ids
 
 
 def last_positions(model: Any, ids: np.ndarray, last: Any = None) -> np.ndarray:
@@ -74,10 +73,7 @@ def last_positions(model: Any, ids: np.ndarray, last: Any = None) -> np.ndarray:
         pad = getattr(tokenizer, "bos_token_id", None) if pad is None else pad
         other = ids != (-1 if pad is None else pad)
         return np.where(other.any(1), length - 1 - other[:, ::-1].argmax(1), length - 1)
-    last = as_numpy(last)
-    if last.shape != (n,) or last.dtype.kind not in "iu" or last.min() < 0 or last.max() >= length:
-        fail(InputError, f"last of shape {last.shape}", f"a position below {length} for each of the {n} rows", "pass task.last")
-    return last.astype(int)
+    return whole_numbers(last, "last, the position of each row's last token,", shape=(n,), low=0, high=length - 1)
 
 
 def batches(n: int, size: int) -> list[slice]:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from scipy.special import log_softmax
 
-from workbench.arrays import as_numpy
+from workbench.arrays import LARGEST_SINGLE, as_numpy, as_tensor
 from workbench.circuits.running import forward, token_ids
 from workbench.errors import InputError, MismatchError, fail
 from workbench.results import Result, provenance
@@ -127,7 +127,7 @@ def steer(
     MismatchError
         For a hook that the model does not have.
     """
-    row = directions_of(model, np.asarray(as_numpy(direction))[None])[0]
+    row = directions_of(model, as_numpy(direction, "direction")[None])[0]
     check_hook(model, hook)
     ids = prompt_ids(model, prompt)
     if n_new < 0 or temperature < 0 or positions not in POSITIONS or not np.isfinite(alpha) or len(ids) + n_new > model.cfg.n_ctx:
@@ -171,12 +171,7 @@ def last_logits(model: Any, runs: np.ndarray, hook: str, push: Any, where: slice
 
 def directions_of(model: Any, directions: Any) -> Any:
     """A finite (n, d_model) tensor of the model's dtype on its device."""
-    import torch
-
-    rows = directions.detach() if torch.is_tensor(directions) else torch.as_tensor(np.asarray(directions))
-    if rows.ndim != 2 or rows.shape[1] != model.cfg.d_model or not len(rows) or not bool(torch.isfinite(rows).all()):
-        fail(InputError, f"directions {tuple(rows.shape)}", f"finite directions (n, {model.cfg.d_model}) of the residual stream",
-             "pass rows of W_dec of an SAE of this model's residual stream")  # fmt: skip
+    rows = as_tensor(directions, "directions of the residual stream", shape=(None, model.cfg.d_model), largest=LARGEST_SINGLE)
     return rows.to(model.cfg.device, next(model.parameters()).dtype)
 
 
@@ -187,7 +182,7 @@ def prompt_ids(model: Any, prompt: Any) -> np.ndarray:
         special = (getattr(tokenizer, name, None) for name in ("bos_token_id", "cls_token_id", "eos_token_id"))
         bos = next((token for token in special if token is not None), None)
         prompt = [*([] if bos is None else [bos]), *tokenizer(prompt, add_special_tokens=False)["input_ids"]]
-    ids = np.asarray(as_numpy(prompt))
+    ids = as_numpy(prompt, "the prompt")
     if ids.ndim != 1 or not ids.size:
         fail(InputError, f"a prompt of shape {ids.shape}", "a text, or token ids (length,)", "write a prompt")
     return token_ids(model, ids[None])[0]

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.special import log_softmax
 
+from workbench.circuits.latents import chosen_latents
 from workbench.circuits.running import forward, private
 from workbench.circuits.steering import BATCH, check_hook, directions_of, last_logits, logit_lens, prompt_ids
 from workbench.errors import InputError, MismatchError, fail
@@ -110,9 +111,7 @@ def steering_scores(
     F = W_dec.shape[0]
     if codes.n_latents != F:
         fail(MismatchError, f"codes of {codes.n_latents} latents and an SAE of {F}", "codes of this SAE", "encode with this SAE")
-    chosen = np.arange(F) if latents is None else np.asarray(latents)
-    if chosen.ndim != 1 or not len(chosen) or chosen.dtype.kind not in "iu" or chosen.min() < 0 or chosen.max() >= F:
-        fail(InputError, f"latents {chosen.shape}", f"numbers from 0 to {F - 1}", "pass a list of latents")
+    chosen = chosen_latents(latents, F)
     check_convention(convention)
     if n_null < 1 or n_contexts < 1 or not factor > 0 or F < 2:
         fail(InputError, f"n_null={n_null}, n_contexts={n_contexts}, factor={factor}, convention={convention!r}",

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from workbench.arrays import as_tensor, flags
 from workbench.circuits.baselines import probe_heads, random_scores
 from workbench.circuits.coding import HeadScores, head_codes
 from workbench.circuits.edges import patch_edges
@@ -239,7 +240,8 @@ def code_sweep(
 
     import pandas as pd
 
-    labels = np.asarray(is_positive, dtype=bool)
+    outputs = as_tensor(outputs, "head outputs (n, L, H, d)", ndim=4)
+    labels = flags(is_positive, "labels", shape=(len(outputs),))
     rows = []
     for values in itertools.product(*settings.values()):
         chosen = dict(zip(settings, values, strict=True))

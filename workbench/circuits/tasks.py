@@ -18,6 +18,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from workbench.arrays import as_tensor
 from workbench.circuits.prompts import CENTURIES, GENERATORS, NEGATIVES, UNRELATED, WORD_LISTS, Prompt, held_out
 from workbench.errors import InputError, NotFoundError, fail
 from workbench.results import Result, provenance
@@ -85,7 +86,7 @@ class Task(Result):
         import torch
 
         given = torch.is_tensor(logits)
-        scores = logits if given else torch.as_tensor(np.asarray(logits))
+        scores = logits if given else as_tensor(logits, "logits", ndim=(2, 3))
         n = len(self.answer)
         if scores.ndim not in (2, 3) or scores.shape[0] != n or (scores.ndim == 3 and scores.shape[1] != self.positive.shape[1]):
             fail(

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from workbench.activations.accumulators import as_matrix
+from workbench.arrays import LARGEST_SQUARED, as_numpy, numbers
 from workbench.darkmatter.splits import BLOCK, SHORT, Split, document_keys
 from workbench.errors import InputError, StorageError, fail
 
@@ -139,7 +139,7 @@ class Chunks:
         if self.keys is None and labels is None:
             return (rows // self.block).astype(np.uint64)
         if self.keys is None:
-            return document_keys(labels)
+            return labels
         if len(rows) and rows[-1] >= len(self.keys):
             fail(
                 InputError,
@@ -152,15 +152,10 @@ class Chunks:
 
 def _source(x: Any, x_hat: Any) -> Any:
     if x_hat is not None:
-        shapes = [tuple(getattr(a, "shape", np.shape(a))) for a in (x, x_hat)]
-        if len(shapes[0]) != 2 or shapes[0] != shapes[1]:
-            fail(
-                InputError,
-                f"x of shape {shapes[0]} and x_hat of shape {shapes[1]}",
-                "two arrays (N, d) of one shape",
-                "pass activations and their reconstructions, a row a token",
-            )
-        x, x_hat = (a if hasattr(a, "shape") else np.asarray(a) for a in (x, x_hat))
+        x, x_hat = as_numpy(x, "x"), as_numpy(x_hat, "x_hat")
+        if x.ndim != 2 or x.shape != x_hat.shape:
+            fail(InputError, f"x of shape {x.shape} and x_hat of shape {x_hat.shape}", "two arrays (N, d) of one shape",
+                 "pass activations and their reconstructions, a row a token")  # fmt: skip
         return [(x[start : start + _SLICE], x_hat[start : start + _SLICE]) for start in range(0, len(x), _SLICE)]
     if hasattr(x, "shape") or not isinstance(x, Iterable):
         fail(
@@ -180,16 +175,9 @@ def _load(chunk: Any) -> tuple:
 
 
 def _checked(chunk: tuple) -> tuple[np.ndarray, np.ndarray, Any]:
-    x, x_hat = as_matrix(chunk[0], "x"), as_matrix(chunk[1], "x_hat")
-    labels = chunk[2] if len(chunk) == 3 else None
-    if x.shape != x_hat.shape or (labels is not None and len(labels) != len(x)):
-        fail(
-            InputError,
-            f"a chunk of x {x.shape} and x_hat {x_hat.shape}" + ("" if labels is None else f" and {len(labels)} documents"),
-            "arrays of one shape (n, d), and a label a row",
-            "pass activations and their reconstructions",
-        )
-    return x, x_hat, labels
+    x = numbers(chunk[0], "x", least=(0,), largest=LARGEST_SQUARED)
+    x_hat = numbers(chunk[1], "x_hat", shape=x.shape, least=(0,), largest=LARGEST_SQUARED)
+    return x, x_hat, document_keys(chunk[2], len(x)) if len(chunk) == 3 else None
 
 
 def _job(x: Any, x_hat: Any, keys: np.ndarray, rows: np.ndarray) -> Chunk:
@@ -198,7 +186,7 @@ def _job(x: Any, x_hat: Any, keys: np.ndarray, rows: np.ndarray) -> Chunk:
 
 def _labelled_job(load: Callable[[], tuple]) -> Chunk:
     x, x_hat, labels = _checked(_load(load))
-    return x, x_hat, document_keys(labels), np.zeros(len(x), dtype=np.int64)
+    return x, x_hat, labels, np.zeros(len(x), dtype=np.int64)
 
 
 class _Spool:

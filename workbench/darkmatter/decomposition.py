@@ -26,7 +26,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from workbench.activations.streaming import map_reduce
-from workbench.arrays import as_numpy
+from workbench.arrays import LARGEST_SQUARED, numbers
 from workbench.darkmatter.bootstrap import interval
 from workbench.darkmatter.chunks import Chunks
 from workbench.darkmatter.moments import ErrorMoments, PairMoments
@@ -125,10 +125,8 @@ class ErrorDecomposition(Result):
 
     def linear_error(self, x: Any) -> Float[np.ndarray, "n d"]:
         """W x + b of activations x (n, d), numpy or torch; float64."""
-        x = as_numpy(x).astype(np.float64)
-        if x.ndim != 2 or x.shape[1] != len(self.b):
-            fail(InputError, f"x of shape {x.shape}", f"(n, {len(self.b)})", "pass activations of the hook that was decomposed")
-        return x @ self.W.T + self.b
+        x = numbers(x, "x, activations of the hook that was decomposed,", shape=(None, len(self.b)), largest=LARGEST_SQUARED)
+        return x.astype(np.float64) @ self.W.T + self.b
 
 
 def decompose_error(

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
+from workbench.arrays import LARGEST_SINGLE, as_tensor
 from workbench.darkmatter.bootstrap import bootstrap, interval, sums_by_document
 from workbench.darkmatter.decomposition import ErrorDecomposition
 from workbench.darkmatter.splits import document_keys
@@ -241,14 +242,11 @@ def reconstruct(sae: Any, x: Any, *, batch_size: int = 4096) -> Float[np.ndarray
     """
     import torch
 
-    if len(x.shape) != 2 or x.shape[1] != int(sae.cfg.d_in):
-        fail(
-            InputError, f"x of shape {tuple(x.shape)} for an SAE of width {sae.cfg.d_in}", f"(N, {sae.cfg.d_in})", "use the SAE's own hook"
-        )
+    x = as_tensor(x, "x", shape=(None, int(sae.cfg.d_in)), largest=LARGEST_SINGLE)
     out, sae = np.empty(tuple(x.shape), dtype=np.float32), private(sae)
     with torch.inference_mode():
         for start in range(0, len(x), batch_size):
-            batch = torch.as_tensor(x[start : start + batch_size]).to(sae.device, sae.dtype)
+            batch = x[start : start + batch_size].to(sae.device, sae.dtype)
             out[start : start + batch_size] = sae.decode(sae.encode(batch)).float().cpu().numpy()
     if not np.isfinite(out).all():
         fail(InputError, "a reconstruction with NaN or infinity", "finite numbers", "check the SAE's weights and its dtype")

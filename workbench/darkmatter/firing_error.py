@@ -17,7 +17,7 @@ import numpy as np
 import scipy.sparse as sp
 from jaxtyping import Float, Int
 
-from workbench.darkmatter.regression import matrix_of
+from workbench.arrays import as_csr, numbers
 from workbench.errors import InputError, fail
 from workbench.results import Result, provenance
 
@@ -69,19 +69,15 @@ def firing_error(x: Any, x_hat: Any, codes: Any, *, n_null: int = 99, seed: int 
     InputError
         For shapes that do not fit, NaN or infinity, no error at all, or n_null below 1.
     """
-    x, x_hat = matrix_of(x, "x"), matrix_of(x_hat, "x_hat")
-    codes = sp.csr_matrix(codes if sp.issparse(codes) else matrix_of(codes, "codes"))
-    if x.shape != x_hat.shape or codes.shape[0] != len(x) or not np.isfinite(codes.data).all() or n_null < 1 or len(x) < 4:
-        fail(InputError, f"x {x.shape}, x_hat {x_hat.shape}, codes {codes.shape}, n_null={n_null}",
-             "at least 4 rows of (N, d), (N, d) and finite (N, F), and at least one shift",
-             "pass the codes of the same rows as x")  # fmt: skip
-    x = x.astype(np.float64)
+    if n_null < 1:
+        fail(InputError, f"n_null={n_null}", "at least one shift", "keep the default")
+    x = numbers(x, "x", least=(4,), dtype=np.float64)
+    x_hat, codes = numbers(x_hat, "x_hat", shape=x.shape), as_csr(codes, shape=(len(x), None))
     energy = ((x - x_hat) ** 2).sum(1)
     spread = ((x - x.mean(0)) ** 2).sum(1)
     if not energy.sum() > 0 or not spread.sum() > 0:
         fail(InputError, "activations that are all equal, or rebuilt exactly", "an error to look at", "check that x_hat is not x")
     binary = sp.csr_matrix((np.ones(codes.nnz), codes.indices, codes.indptr), shape=codes.shape)
-    binary.data[codes.data == 0] = 0.0
     columns = binary.T.tocsr()  # (F, N)
     counts = np.asarray(columns.sum(1)).ravel()
     fires = counts > 0

@@ -20,8 +20,8 @@ import numpy as np
 import scipy.sparse as sp
 from jaxtyping import Float
 
+from workbench.arrays import LARGEST_SQUARED, as_csr, numbers
 from workbench.darkmatter.decomposition import ErrorDecomposition
-from workbench.darkmatter.regression import matrix_of
 from workbench.errors import InputError, fail
 from workbench.results import Result, monte_carlo_p, provenance
 
@@ -92,13 +92,10 @@ def latent_shares(
     InputError
         For shapes that do not fit, NaN or infinity, or a linear error that does not vary.
     """
-    x, W_dec = matrix_of(x, "x"), matrix_of(W_dec, "W_dec").astype(np.float64)
-    codes = sp.csr_matrix(codes if sp.issparse(codes) else matrix_of(codes, "codes")).astype(np.float64)
     d = len(decomposition.b)
-    if codes.shape != (len(x), len(W_dec)) or x.shape[1] != d or W_dec.shape[1] != d or not np.isfinite(codes.data).all():
-        fail(InputError, f"x {x.shape}, codes {codes.shape}, W_dec {W_dec.shape} and a decomposition of width {d}",
-             "(N, d), finite (N, F), (F, d) of one SAE", "pass the codes of the same rows as x")  # fmt: skip
-    codes.eliminate_zeros()
+    x = numbers(x, "x", shape=(None, d), largest=LARGEST_SQUARED)
+    W_dec = numbers(W_dec, "W_dec", shape=(None, d), largest=LARGEST_SQUARED, dtype=np.float64)
+    codes = as_csr(codes, shape=(len(x), len(W_dec)), largest=LARGEST_SQUARED).astype(np.float64)
     n, rng = len(x), np.random.default_rng(seed)
     linear = decomposition.linear_error(x)
     linear -= linear.mean(axis=0)

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
-from workbench.arrays import as_numpy
+from workbench.arrays import LARGEST_SQUARED, as_csr, numbers
 from workbench.darkmatter.bootstrap import interval
 from workbench.darkmatter.decomposition import decompose_error
 from workbench.errors import InputError, fail
@@ -168,9 +168,9 @@ def synthetic_check(
     documents : (N,) labels, optional
     n_boot, seed : int
     """
-    W_dec, b_dec = (as_numpy(a).astype(np.float64) for a in (W_dec, b_dec))
-    if codes.shape[1] != len(W_dec) or W_dec.shape[1:] != b_dec.shape:
-        fail(InputError, f"codes {codes.shape}, W_dec {W_dec.shape}, b_dec {b_dec.shape}", "(N, F), (F, d), (d,)", "pass those of one SAE")
+    W_dec = numbers(W_dec, "W_dec", largest=LARGEST_SQUARED, dtype=np.float64)
+    b_dec = numbers(b_dec, "b_dec", shape=W_dec.shape[1:], largest=LARGEST_SQUARED, dtype=np.float64)
+    codes = as_csr(codes, shape=(None, len(W_dec)), least=(1,), largest=LARGEST_SQUARED)
     truth = np.asarray(codes @ W_dec) + b_dec
     rng, deviation = np.random.default_rng(seed), np.sqrt(truth.var(axis=0).mean())
     mean = np.asarray(codes.mean(axis=0)).ravel()

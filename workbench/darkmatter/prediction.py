@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from workbench.arrays import as_numpy
+from workbench.arrays import LARGEST_SQUARED, numbers, whole_numbers
 from workbench.darkmatter.bootstrap import bootstrap, interval, sums_by_document
 from workbench.darkmatter.decomposition import ErrorDecomposition
 from workbench.darkmatter.regression import HeldOut, held_out, matrix_of, split_rows
@@ -39,7 +39,7 @@ class Prediction(Result):
     ----------
     predictors, targets : tuple of str
     r2, r2_low, r2_high : (P, T) float64
-        With the 95 % interval over documents.
+        With the 95 % interval over documents; NaN for a target that does not vary, and an interval of fewer than two documents.
     r2_fit : (P, T) float64
         On the fitted tokens themselves.
     null : (n_null, P, T) float64
@@ -97,6 +97,8 @@ def norm_prediction(
     if x.shape != x_hat.shape or x.shape[1] != len(decomposition.b):
         fail(InputError, f"x {x.shape} and x_hat {x_hat.shape} for a decomposition of width {len(decomposition.b)}",
              "the tokens it was made of", "pass what was given to decompose_error")  # fmt: skip
+    if not np.ptp(x, axis=0).any():
+        fail(InputError, "activations that are the same at every token", "activations that vary", "check the hook and the rows")
     linear = decomposition.linear_error(x)
     error = x.astype(np.float64) - x_hat
     vectors = (x, x_hat, x_hat + error - linear, error, linear, error - linear)
@@ -178,16 +180,16 @@ def error_norm_baselines(
     """
     x = matrix_of(x, "x")
     n = len(x)
-    target = {"error": matrix_of(error_norm, "error_norm", n).astype(np.float64) ** 2}
+    target = {"error": numbers(error_norm, "error_norm", shape=(n,), largest=LARGEST_SQUARED, dtype=np.float64)[:, None] ** 2}
     keys, split = split_rows(n, documents, train_fraction, seed)
+    ids = None if token_ids is None else whole_numbers(token_ids, "token_ids", shape=(n,))
+    if not np.ptp(target["error"]) > 0:
+        fail(InputError, "an error that is of the same size at every token", "norms that vary", "pass ErrorDecomposition.error_norm")
     settings = {"n_boot": n_boot, "n_null": n_null, "seed": seed}
     norm = np.sqrt(np.einsum("ij,ij->i", x, x, dtype=np.float64))
     scalars = {"activation norm": norm, "loss": loss, "L0": l0}
     found = {"activations": held_out(x, target, keys, split, **settings)}
-    if token_ids is not None:
-        ids = as_numpy(token_ids)
-        if ids.shape != (n,) or ids.dtype.kind not in "iu":
-            fail(InputError, f"token_ids of shape {ids.shape} and dtype {ids.dtype}", f"integers ({n},)", "pass the id of every token")
+    if ids is not None:
         found["token identity"] = {
             "error": _token_identity(ids, target["error"][:, 0], keys, ~split.training(keys, np.arange(n)), settings)
         }

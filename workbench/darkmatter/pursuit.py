@@ -19,9 +19,9 @@ import numpy as np
 import scipy.sparse as sp
 from jaxtyping import Float, Int
 
-from workbench.arrays import as_numpy
-from workbench.errors import InputError, fail
+from workbench.arrays import as_numpy, as_tensor, whole_numbers
 
+_LARGEST, _LARGEST_SINGLE = 1e50, 1e6  # the image's squared length is of sixth order in x and W_dec
 _BATCH_BYTES = 4 << 20  # of a batch's (tokens, F) gradients: they stay in the processor's cache between the product and the search
 _ELSEWHERE = 1 << 30
 _GRAM_BYTES = 256 << 20  # of the inner products of all rows: up to F = 8,192 in float32
@@ -56,17 +56,15 @@ def gradient_pursuit(
     """
     import torch
 
-    x, W, b = (_tensor(a, name) for a, name in ((x, "x"), (W_dec, "W_dec"), (b_dec, "b_dec")))
-    if x.ndim != 2 or W.ndim != 2 or b.ndim != 1 or not x.shape[1] == W.shape[1] == b.shape[0] or not len(x):
-        fail(InputError, f"x {tuple(x.shape)}, W_dec {tuple(W.shape)} and b_dec {tuple(b.shape)}", "(N, d), (F, d) and (d,) with N > 0",
-             "pass activations, decoder rows and the decoder's bias of one SAE")  # fmt: skip
-    n, n_latents = len(x), len(W)
-    l0 = as_numpy(l0)
-    if l0.dtype.kind not in "iu" or l0.ndim > 1 or (l0.ndim and l0.shape != (n,)) or l0.min() < 0 or l0.max() > n_latents:
-        fail(InputError, f"l0 of shape {l0.shape}, dtype {l0.dtype}, {l0.min() if l0.size else ''} to {l0.max() if l0.size else ''}",
-             f"integers from 0 to {n_latents}, one or (N,)", "pass the number of latents that may fire on each token")  # fmt: skip
-    budget = np.broadcast_to(l0.astype(np.int64), (n,))
+    x = as_tensor(x, "x")
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    largest = _LARGEST if dtype == torch.float64 else _LARGEST_SINGLE
+    x = as_tensor(x, "x", largest=largest)
+    W = as_tensor(W_dec, "W_dec", shape=(None, x.shape[1]), largest=largest)
+    b = as_tensor(b_dec, "b_dec", shape=(x.shape[1],), largest=largest, smallest=0)
+    n, n_latents = len(x), len(W)
+    budget = as_numpy(l0, "l0")
+    budget = np.broadcast_to(whole_numbers(budget, "l0", shape=(n,) if budget.ndim else (), low=0, high=n_latents), (n,))
     W, b = W.to(x.device, dtype), b.to(x.device, dtype)
     size = _BATCH_BYTES if x.device.type == "cpu" else _ELSEWHERE
     batch_size = batch_size or max(64, size // (n_latents * W.element_size()))
@@ -147,16 +145,3 @@ def _largest(g: Any) -> Any:
     import torch
 
     return torch.from_numpy(g.numpy().argmax(axis=1)) if g.device.type == "cpu" else g.argmax(dim=1)
-
-
-def _tensor(array: Any, name: str) -> Any:
-    import torch
-
-    tensor = array.detach() if hasattr(array, "detach") else torch.from_numpy(np.ascontiguousarray(array)) if _real(array) else None
-    if tensor is None or not tensor.is_floating_point() or not bool(torch.isfinite(tensor).all()):
-        fail(InputError, f"{name} that is not an array of finite floats", "float numbers without NaN or infinity", f"check {name}")
-    return tensor
-
-
-def _real(array: Any) -> bool:
-    return np.asarray(array).dtype.kind == "f"

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from workbench.activations.accumulators import as_matrix
+from workbench.arrays import LARGEST_SQUARED, as_numpy, numbers
 from workbench.darkmatter.bootstrap import bootstrap, interval, sums_by_document
 from workbench.darkmatter.moments import SplitMoments, row_blocks
 from workbench.darkmatter.ridge import LinearFit, RidgePath, choose_penalties, r_squared
@@ -47,26 +47,14 @@ def split_rows(n: int, documents: Any, train_fraction: float, seed: int) -> tupl
     if documents is None:
         keys = (np.arange(n) // (BLOCK if n >= SHORT else max(1, n // 16))).astype(np.uint64)
         return keys, Split(train_fraction, seed, blocks=True)
-    keys = document_keys(documents)
-    if len(keys) != n:
-        fail(InputError, f"{len(keys):,} documents for {n:,} tokens", "one label a token (N,)", "pass labels of the same rows")
+    keys = document_keys(documents, n)
     return keys, Split.of_documents(keys, train_fraction, seed)
 
 
 def matrix_of(array: Any, name: str, n: int | None = None) -> np.ndarray:
-    """A finite matrix (n, p) of an array (n,) or (n, p), numpy or torch.
-
-    Raises
-    ------
-    InputError
-        For another number of rows, other shapes, NaN or infinity.
-    """
-    if not hasattr(array, "shape"):
-        array = np.asarray(array)
-    matrix = as_matrix(array[:, None] if len(array.shape) == 1 else array, name)
-    if n is not None and len(matrix) != n:
-        fail(InputError, f"{name} of {len(matrix):,} rows", f"{n:,}, a row a token", "pass the same tokens everywhere")
-    return matrix
+    """A finite matrix (n, p) of an array (n,) or (n, p). Raises InputError for another number of rows, other shapes, NaN or infinity."""
+    array = as_numpy(array, name)
+    return numbers(array[:, None] if array.ndim == 1 else array, name, shape=(n, None), largest=LARGEST_SQUARED)
 
 
 def held_out(

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
+from workbench.arrays import numbers
 from workbench.darkmatter.bootstrap import interval
 from workbench.darkmatter.token_scaling import TokenScaling, token_scaling
 from workbench.errors import InputError, fail
@@ -102,8 +103,8 @@ class ScalingLaw(Result):
         """
         import pandas as pd
 
-        values = np.atleast_1d(np.asarray(fvu_nonlinear, dtype=np.float64))
-        if values.shape not in ((1,), self.widths.shape) or not np.isfinite(values).all():
+        values = np.atleast_1d(numbers(fvu_nonlinear, "fvu_nonlinear", ndim=(0, 1), dtype=np.float64))
+        if values.shape not in ((1,), self.widths.shape):
             fail(InputError, f"fvu_nonlinear of shape {values.shape}", f"one finite number for each of the {len(self.widths)} widths",
                  "pass the fvu_nonlinear of the same SAEs")  # fmt: skip
         nonlinear = float(values.mean())
@@ -132,12 +133,12 @@ def scaling_law(widths: Any, fvu: Any, *, samples: Any = None, n_boot: int = 100
     InputError
         For shapes that differ, fewer than four widths, or values that are not positive and finite.
     """
-    widths, fvu = (np.asarray(a, dtype=np.float64).ravel() for a in (widths, fvu))
+    widths, fvu = (numbers(a, name, ndim=1, dtype=np.float64) for a, name in ((widths, "widths"), (fvu, "fvu")))
     if widths.shape != fvu.shape or len(np.unique(widths)) < 4:
         fail(InputError, f"{len(widths)} widths ({len(np.unique(widths))} different) and {len(fvu)} values of FVU",
              "at least four different widths, a value each: three constants are fitted", "add SAEs of other widths")  # fmt: skip
-    if not (np.isfinite(widths).all() and np.isfinite(fvu).all() and (widths > 0).all() and (fvu > 0).all()):
-        fail(InputError, "widths or FVU that are not positive and finite", "positive numbers", "leave these SAEs out")
+    if not ((widths > 0).all() and (fvu > 0).all()):
+        fail(InputError, "widths or FVU that are not positive", "positive numbers", "leave these SAEs out")
     n, rng = len(widths), np.random.default_rng(seed)
     found = _fit(widths, fvu[None])[0]
     fitted = found[0] + found[1] * widths ** -found[2]
@@ -145,9 +146,7 @@ def scaling_law(widths: Any, fvu: Any, *, samples: Any = None, n_boot: int = 100
         residual = (fvu - fitted) * np.sqrt(n / max(1, n - 3))
         draws = fitted + rng.choice(residual - residual.mean(), size=(n_boot, n))
     else:
-        draws = np.asarray(samples, dtype=np.float64)
-        if draws.ndim != 2 or draws.shape[1] != n or not np.isfinite(draws).all():
-            fail(InputError, f"samples of shape {draws.shape}", f"finite (n_boot, {n})", "stack the draws of each SAE's FVU as columns")
+        draws = numbers(samples, "samples", shape=(None, n), dtype=np.float64)
     power = _fit(widths, fvu[None], floor=False)[0]
     pure = power[1] * widths ** -power[2]
     spread = (fvu - pure) * np.sqrt(n / max(1, n - 2))

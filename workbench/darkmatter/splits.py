@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Int8, UInt64
 
-from workbench.arrays import as_numpy
+from workbench.arrays import labels as labels_of
 from workbench.errors import InputError, fail
 
 BLOCK = 256  # rows of a block where no documents are given: the context of most SAE training
@@ -52,23 +52,18 @@ def signs(keys: UInt64[np.ndarray, " n"], n_signs: int, seed: int) -> np.ndarray
     return 1.0 - 2.0 * np.concatenate(bits, axis=1).astype(np.float64)
 
 
-def document_keys(labels: Any) -> UInt64[np.ndarray, " n"]:
-    """Keys of document labels (n,): integers as they are, anything else by the hash of its text.
+def document_keys(labels: Any, n: int | None = None) -> UInt64[np.ndarray, " n"]:
+    """Keys of the document labels (n,) of n tokens: integers as they are, anything else by the hash of its text.
 
     Raises
     ------
     InputError
-        For labels that are not one-dimensional, or are NaN.
+        For labels that are not one-dimensional or not n, or are missing.
     """
-    labels = as_numpy(labels)
-    if labels.ndim != 1:
-        fail(InputError, f"documents of shape {labels.shape}", "one label a token (N,)",
-             "pass, for instance, np.repeat(tokens.document, tokens.context)")  # fmt: skip
+    labels = labels_of(labels, "documents", n)
     if labels.dtype.kind in "iu":
         return labels.astype(np.int64).view(np.uint64) if labels.dtype.kind == "i" else labels.astype(np.uint64)
-    if labels.dtype.kind == "f" and not np.isfinite(labels).all():
-        fail(InputError, "documents that hold NaN or infinity", "a label for every token", "give every token the label of its document")
-    names, places = np.unique(labels.astype(str), return_inverse=True)
+    names, places = np.unique(labels, return_inverse=True)
     digests = [int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little") for name in names]
     return np.array(digests, dtype=np.uint64)[places]
 

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from workbench.arrays import numbers
 from workbench.darkmatter.decomposition import ErrorDecomposition, decompose_error
+from workbench.darkmatter.splits import document_keys
 from workbench.errors import InputError, WorkbenchWarning, fail
 
 if TYPE_CHECKING:
@@ -81,6 +83,9 @@ def sample_size_curve(
     """
     import pandas as pd
 
+    x = numbers(x, "x")
+    x_hat = numbers(x_hat, "x_hat", shape=x.shape)
+    keys = None if documents is None else document_keys(documents, len(x))
     sizes = [(k, k * x.shape[1]) for k in per_dimension if k * x.shape[1] <= len(x)]
     if not sizes:
         fail(
@@ -88,8 +93,7 @@ def sample_size_curve(
         )
     rows = []
     for k, n in sizes:
-        some = None if documents is None else np.asarray(documents)[:n]
-        settings = {"documents": some, "seed": seed, "n_boot": 1, "n_null": 1}
+        settings = {"documents": None if keys is None else keys[:n], "seed": seed, "n_boot": 1, "n_null": 1}
         with warnings.catch_warnings():  # the small sizes are what is looked at
             warnings.simplefilter("ignore", WorkbenchWarning)
             found, chosen = (decompose_error(x[:n], x_hat[:n], ridge=ridge, **settings) for ridge in (0.0, None))

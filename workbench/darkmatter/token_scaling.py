@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from workbench.arrays import as_numpy
+from workbench.arrays import LARGEST_SQUARED, numbers
 from workbench.darkmatter.bootstrap import bootstrap, interval, sums_by_document
 from workbench.darkmatter.regression import split_rows
 from workbench.errors import InputError, fail
@@ -113,11 +113,7 @@ def token_scaling(
 def _columns(norms: Mapping[str, Any], names: tuple[str, ...], what: str) -> np.ndarray:
     arrays = []
     for name in names:
-        array = norms[name]
-        array = as_numpy(array).astype(np.float64)
-        if array.ndim != 1 or not np.isfinite(array).all() or len(array) < 4:
-            fail(InputError, f"the {what} of {name!r} has shape {array.shape}" + (" and is not finite" if array.ndim == 1 else ""),
-                 "one finite number a token (N,), N at least 4", "pass ErrorDecomposition.error_norm")  # fmt: skip
+        array = numbers(norms[name], f"the {what} of {name!r}", ndim=1, least=(4,), largest=LARGEST_SQUARED, dtype=np.float64)
         if arrays and len(array) != len(arrays[0]):
             fail(InputError, f"{len(arrays[0]):,} tokens of {names[0]!r} and {len(array):,} of {name!r}", "the same tokens",
                  "decompose all SAEs on one text")  # fmt: skip
@@ -138,6 +134,9 @@ def _all_pairs(predictors: np.ndarray, targets: np.ndarray, train: np.ndarray, *
     xx, xy, yy = (x**2).sum(0), x.T @ y, (y**2).sum(0)
     residual = yy - 2 * slope * xy + slope**2 * xx[:, None]
     squares = [(y[:, j] - slope[i, j] * x[:, i]) ** 2 for i in range(x.shape[1]) for j in range(y.shape[1])] if keep else []
+    if not (total > 0).all():
+        fail(InputError, f"a norm, that of SAE {int(np.argmin(total))}, which is the same at all held-out tokens", "norms that vary",
+             "leave this SAE out, or pass more text")  # fmt: skip
     return 1 - residual / total, squares
 
 

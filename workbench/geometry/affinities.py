@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from workbench.arrays import numbers
 from workbench.errors import InputError, fail
 from workbench.geometry.cooccurrence import Cooccurrence
-from workbench.geometry.layout import _matrix
 from workbench.results import check_convention
 
 AFFINITIES = ("simple_matching", "jaccard", "dice", "overlap", "phi")
@@ -104,7 +104,7 @@ def angular_affinity(W_dec: Any, *, dtype: Any = np.float64) -> Float[np.ndarray
     InputError
         For a decoder that is not a finite matrix, or holds nothing but zeros.
     """
-    directions = _matrix(W_dec).astype(np.float64)
+    directions = numbers(W_dec, "W_dec", dtype=np.float64)
     norm = np.linalg.norm(directions, axis=1)
     zero = norm == 0
     if zero.all():

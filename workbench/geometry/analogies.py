@@ -22,7 +22,7 @@ import numpy as np
 from jaxtyping import Float
 
 from workbench.errors import InputError, fail
-from workbench.geometry.discriminant import discriminant_axes, labels_of, matrix, split_by_relation, varying
+from workbench.geometry.discriminant import discriminant_axes, labels_of, split_by_relation, varying, word_pairs
 from workbench.results import Result, monte_carlo_p, provenance
 
 SPACES = ("before", "after", "whitened")
@@ -109,10 +109,8 @@ def analogy_accuracy(
     InputError
         For wrong shapes, values that are not finite, constant columns, one relation only, or parameters outside their range.
     """
-    first, second = matrix(h_in, "h_in"), matrix(h_out, "h_out")
-    if first.shape != second.shape:
-        fail(InputError, f"h_in {first.shape} and h_out {second.shape}", "two arrays of one shape (n, d)", "pass the vectors of n pairs")
-    y, names = labels_of(relation, len(first)), np.unique(np.asarray(relation).astype(str))
+    first, second = word_pairs(h_in, h_out)
+    names, y = labels_of(relation, len(first))
     if vocabulary not in VOCABULARIES or n_null < 1 or n_components < 1:
         fail(
             InputError,

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
+from workbench.arrays import as_csr, numbers
 from workbench.errors import InputError, fail
 from workbench.geometry.layout import nearest_neighbours
 from workbench.results import Result, monte_carlo_p, provenance
@@ -67,16 +68,8 @@ def neighbour_cofiring(W_dec: Any, firing: Any, *, min_firings: int = 10, n_null
     InputError
         When the shapes disagree or fewer than 3 latents fire often enough.
     """
-    if hasattr(firing, "detach"):
-        firing = firing.detach().cpu().float().numpy()
-    codes = firing.tocsr() if sp.issparse(firing) else sp.csr_matrix(np.asarray(firing))
-    if np.ndim(W_dec) != 2 or codes.shape[1] != len(W_dec):
-        fail(
-            InputError,
-            f"decoder {tuple(np.shape(W_dec))} and firing {codes.shape}",
-            "(F, d) and (N, F)",
-            "pass W_dec and the codes of one SAE",
-        )
+    directions = numbers(W_dec, "W_dec")
+    codes = as_csr(firing, "firing", shape=(None, len(directions)))
     if n_null < 1 or min_firings < 1:
         fail(InputError, f"n_null={n_null}, min_firings={min_firings}", "at least 1 of each", "keep the defaults")
     binary = sp.csr_matrix(((codes.data > 0).astype(np.float32), codes.indices, codes.indptr), shape=codes.shape)
@@ -89,7 +82,6 @@ def neighbour_cofiring(W_dec: Any, firing: Any, *, min_firings: int = 10, n_null
             "at least 3",
             "harvest more tokens or lower min_firings",
         )
-    directions = W_dec.detach().cpu().float().numpy() if hasattr(W_dec, "detach") else np.asarray(W_dec)
     nearest, distance = nearest_neighbours(directions[latents], 1)
     nearest = nearest[:, 0]
     binary.eliminate_zeros()

@@ -19,6 +19,7 @@ import scipy.sparse as sp
 from jaxtyping import Bool, Int
 from scipy.linalg.blas import ssyrk
 
+from workbench.arrays import as_csr, flags, is_sparse
 from workbench.errors import InputError, fail
 from workbench.results import Result, provenance
 
@@ -97,34 +98,12 @@ def cooccurrence(firing: Any) -> Cooccurrence:
 
 def _binary(firing: Any) -> Any:
     """The firing as a CSR or dense matrix of zeros and ones, or a clear refusal."""
-    if hasattr(firing, "detach"):
-        firing = firing.detach().cpu()
-        firing = (firing if str(firing.layout) == "torch.strided" else firing.to_dense()).float().numpy()
-    matrix = firing.tocsr() if sp.issparse(firing) else np.asarray(firing)
-    if matrix.ndim != 2 or 0 in matrix.shape or matrix.dtype.kind not in "biuf":
-        fail(
-            InputError,
-            f"firing of shape {tuple(matrix.shape)} and type {matrix.dtype}",
-            "a non-empty (blocks, latents) matrix of zeros and ones",
-            "pass codes.block_firing(block)",
-        )
-    if sp.issparse(matrix):
-        if not matrix.has_canonical_format:
-            matrix = matrix.copy()
-            matrix.sum_duplicates()
-        if matrix.nnz and not matrix.data.all():
-            matrix = matrix.copy()
-            matrix.eliminate_zeros()
-        good = bool((matrix.data == 1).all())
-    else:
-        good = all(bool(np.isin(part, (0, 1)).all()) for part in _row_chunks(matrix))
-    if not good:
-        fail(
-            InputError,
-            "firing with values other than 0 and 1 (NaN, activations or counts)",
-            "1 where a latent fired in a block, else 0",
-            "pass codes.block_firing(block), or (activations > threshold)",
-        )
+    if not is_sparse(firing):
+        return flags(firing, "firing", ndim=2)
+    matrix = as_csr(firing, "firing", least=(1,))
+    if not (matrix.data == 1).all():
+        fail(InputError, "firing with values other than 0 and 1 (activations or counts)", "1 where a latent fired in a block, else 0",
+             "pass codes.block_firing(block), or (activations > threshold)")  # fmt: skip
     return matrix
 
 

@@ -23,10 +23,11 @@ import numpy as np
 from jaxtyping import Float, Float64
 
 from workbench.activations.threads import small_problems
+from workbench.arrays import numbers
 from workbench.errors import InputError, fail
 from workbench.geometry.analogies import AnalogyAccuracy, analogy_accuracy
 from workbench.geometry.difference_axes import LengthAxis, Parallelism, difference_plane, length_axis, parallelism
-from workbench.geometry.discriminant import discriminant_axes, labels_of, matrix, split_by_relation, varying
+from workbench.geometry.discriminant import discriminant_axes, labels_of, split_by_relation, varying, word_pairs
 from workbench.geometry.parallelograms import Parallelograms, find_parallelograms, relation_parallelograms
 from workbench.results import Result, check_convention, monte_carlo_p, provenance
 
@@ -67,9 +68,7 @@ def difference_vectors(h_in: Float[Any, "n d"], h_out: Float[Any, "n d"], *, nor
     InputError
         For shapes that differ, values that are not finite, or (normalized) a pair of equal vectors, which has no direction.
     """
-    first, second = matrix(h_in, "h_in"), matrix(h_out, "h_out")
-    if first.shape != second.shape:
-        fail(InputError, f"h_in {first.shape} and h_out {second.shape}", "two arrays of one shape (n, d)", "pass the vectors of n pairs")
+    first, second = word_pairs(h_in, h_out)
     differences = first - second
     if normalize:
         length = np.linalg.norm(differences, axis=1)
@@ -221,8 +220,8 @@ def silhouette_curve(
 
 def _curve(differences, relation, n_components, holdout, n_null, seed, shrinkage, convention):
     """(SilhouetteCurve, axes (d, most components), held-out mask (n,), X, labels)"""
-    X = matrix(differences, "differences")
-    y = labels_of(relation, len(X))
+    X = numbers(differences, "differences", dtype=np.float64)
+    y = labels_of(relation, len(X))[1]
     varying(X, "differences")
     check_convention(convention)
     if n_null < 1:

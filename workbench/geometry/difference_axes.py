@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Float64
 
+from workbench.arrays import numbers
 from workbench.errors import InputError, fail
-from workbench.geometry.discriminant import informative, labels_of, matrix, varying
+from workbench.geometry.discriminant import informative, labels_of, varying
 from workbench.results import Result, monte_carlo_p, provenance
 
 
@@ -57,8 +58,8 @@ def parallelism(differences: Float[Any, "n d"], relation: Sequence[Any], *, n_nu
     InputError
         For wrong shapes, values that are not finite, a zero difference, one relation only, or n_null < 1.
     """
-    X, names = matrix(differences, "differences"), np.asarray(relation).astype(str)
-    y = labels_of(relation, len(X))
+    X = numbers(differences, "differences", dtype=np.float64)
+    names, y = labels_of(relation, len(X))
     length = np.linalg.norm(X, axis=1)
     if n_null < 1 or (length == 0).any():
         fail(InputError, f"n_null={n_null}, {(length == 0).sum()} zero differences", "n_null >= 1 and no zero difference", "drop those")
@@ -76,7 +77,7 @@ def parallelism(differences: Float[Any, "n d"], relation: Sequence[Any], *, n_nu
     null = np.array([sums(rng.permutation(y)).sum() for _ in range(n_null)]) / pairs.sum()
     within_mean = float(own.sum() / pairs.sum())
     return Parallelism(
-        relations=np.unique(names),
+        relations=names,
         within=own / pairs,
         within_mean=within_mean,
         across=float((total - own.sum()) / (len(y) * (len(y) - 1.0) - pairs.sum())),
@@ -99,7 +100,7 @@ def difference_plane(differences: Float[Any, "n d"]) -> tuple[Float64[np.ndarray
     InputError
         For a wrong shape, values that are not finite, or constant columns.
     """
-    X = varying(matrix(differences, "differences"), "differences")
+    X = varying(numbers(differences, "differences", dtype=np.float64), "differences")
     if len(X) < 3 or X.shape[1] < 2:
         fail(InputError, f"differences {X.shape}", "at least 3 pairs in 2 dimensions", "give more pairs")
     X = X[:, informative(X)]
@@ -156,14 +157,10 @@ def length_axis(differences: Float[Any, "n d"], change: Float[Any, " n"], *, n_n
         For shapes that do not fit, values that are not finite, constant columns or a constant `change`.
     """
     plane, shares = difference_plane(differences)
-    change = np.asarray(change, dtype=np.float64)
-    if change.shape != (len(plane),) or not np.isfinite(change).all() or np.ptp(change) == 0 or n_null < 1:
-        fail(
-            InputError,
-            f"change {change.shape} for {len(plane)} pairs, n_null={n_null}",
-            "one finite number a pair, not all equal, and n_null >= 1",
-            "pass len(output) - len(input) of every pair",
-        )
+    change = numbers(change, "change", shape=(len(plane),), dtype=np.float64)
+    if np.ptp(change) == 0 or n_null < 1:
+        fail(InputError, f"change from {change.min():g} to {change.max():g}, n_null={n_null}", "numbers not all equal, and n_null >= 1",
+             "pass len(output) - len(input) of every pair")  # fmt: skip
     component = plane[:, 0]
     standard, steps = (component - component.mean()) / component.std(), (change - change.mean()) / change.std()
     r = float((standard * steps).mean())
@@ -188,5 +185,5 @@ def length_axis(differences: Float[Any, "n d"], change: Float[Any, " n"], *, n_n
         mean=mean,
         std=np.sqrt(np.maximum(np.bincount(group, component**2) / count - mean**2, 0)),
         count=count,
-        provenance=provenance({"differences": matrix(differences, "differences"), "change": change}, {"n_null": n_null}, seed=seed),
+        provenance=provenance({"differences": numbers(differences, dtype=np.float64), "change": change}, {"n_null": n_null}, seed=seed),
     )

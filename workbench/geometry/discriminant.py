@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int64
+from jaxtyping import Bool, Float64, Int64, Shaped
 
-from workbench.arrays import as_numpy
+from workbench.arrays import labels, numbers
 from workbench.errors import InputError, fail
 
 
@@ -83,18 +83,15 @@ def split_by_relation(y: Int64[np.ndarray, " n"], holdout: float, rng: np.random
     return held_out
 
 
-def labels_of(relation: Sequence[Any], n: int) -> Int64[np.ndarray, " n"]:
-    """Labels as 0 to R - 1, in the order of their names.
+def labels_of(relation: Sequence[Any], n: int) -> tuple[Shaped[np.ndarray, " R"], Int64[np.ndarray, " n"]]:
+    """The relations' names in order, and each pair's relation as 0 to R - 1.
 
     Raises
     ------
     InputError
         For another number than n, one relation only, or relations of fewer than 3 pairs.
     """
-    relation = np.asarray(relation)
-    if relation.shape != (n,):
-        fail(InputError, f"relation labels of shape {relation.shape} for {n} pairs", "one label a pair", "pass the relation of every pair")
-    names, y, counts = np.unique(relation.astype(str), return_inverse=True, return_counts=True)
+    names, y, counts = np.unique(labels(relation, "relation labels", n).astype(str), return_inverse=True, return_counts=True)
     if len(names) < 2:
         fail(InputError, f"one relation only ({names[0] if len(names) else 'none'})", "at least 2 relations to tell apart", "add another")
     if counts.min() < 3:
@@ -104,25 +101,13 @@ def labels_of(relation: Sequence[Any], n: int) -> Int64[np.ndarray, " n"]:
             "at least 3 pairs of every relation, two to fit on and one to hold out",
             "add pairs, or drop this relation",
         )
-    return y.astype(np.int64)
+    return names, y.astype(np.int64)
 
 
-def matrix(values: Any, name: str) -> Float64[np.ndarray, "n d"]:
-    """A finite float64 matrix of the caller's numpy or torch values.
-
-    Raises
-    ------
-    InputError
-        For another number of dimensions, no numbers, or NaN or infinity.
-    """
-    values = as_numpy(values)
-    if values.ndim != 2 or values.dtype.kind not in "fiu" or not values.size:
-        fail(InputError, f"{name} of shape {values.shape} and type {values.dtype}", "a matrix of numbers (n, d)", "pass one row a pair")
-    values = values.astype(np.float64)
-    if not np.isfinite(values).all():
-        bad = int((~np.isfinite(values)).any(axis=1).sum())
-        fail(InputError, f"{bad:,} of {len(values):,} rows of {name} hold NaN or infinity", "finite numbers", "drop these rows")
-    return values
+def word_pairs(h_in: Any, h_out: Any) -> tuple[Float64[np.ndarray, "n d"], Float64[np.ndarray, "n d"]]:
+    """Vectors of n pairs, inputs and outputs. Raises InputError for shapes that differ, and as `workbench.arrays.numbers`."""
+    first = numbers(h_in, "h_in", dtype=np.float64)
+    return first, numbers(h_out, "h_out", shape=first.shape, dtype=np.float64)
 
 
 def varying(values: Float64[np.ndarray, "n d"], name: str) -> Float64[np.ndarray, "n d"]:

@@ -29,8 +29,9 @@ import numpy as np
 from jaxtyping import Float
 from scipy.special import digamma, gammaln
 
+from workbench.arrays import numbers
 from workbench.errors import InputError, fail
-from workbench.geometry.layout import _matrix, nearest_neighbours
+from workbench.geometry.layout import nearest_neighbours
 from workbench.results import Result, check_convention, provenance
 
 
@@ -99,7 +100,7 @@ def clustering_entropy(
         out of range.
     """
     check_convention(convention)
-    points = _matrix(points).astype(np.float64)
+    points = numbers(points, "points", dtype=np.float64)
     if n_neighbors < 1 or n_components < 1 or n_repeats < 2 or n_null < 2:
         fail(InputError, f"n_neighbors={n_neighbors}, n_components={n_components}, n_repeats={n_repeats}, n_null={n_null}",
              "at least 1, 1, 2 and 2", "keep the defaults")  # fmt: skip

@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from workbench.arrays import numbers
 from workbench.errors import InputError, fail
 from workbench.geometry.entropy import ClusteringEntropy, clustering_entropy
-from workbench.geometry.layout import _matrix
 from workbench.results import Result, monte_carlo_p, provenance
 
 __all__ = ["ClusteringEntropy", "PowerLaw", "clustering_entropy", "eigenvalue_slope", "principal_components"]
@@ -86,7 +86,7 @@ def eigenvalue_slope(points: Any, *, ranks: tuple[int, int] = (10, 150), n_null:
         For points that are not a finite matrix, too few of them or of their dimensions for the last rank, and for columns without
         variance that leave an eigenvalue of the fit at 0.
     """
-    points = _matrix(points)
+    points = numbers(points, "points")
     n, d = points.shape
     first, last = (int(rank) for rank in ranks)
     if not 1 <= first < last - 1 or n_null < 1:
@@ -155,7 +155,7 @@ def principal_components(points: Any, n_components: int = 3) -> tuple[Float[np.n
     InputError
         For points that are not a finite matrix or do not vary, and for more components than there are.
     """
-    points = _matrix(points).astype(np.float64)
+    points = numbers(points, "points", dtype=np.float64)
     if not 1 <= n_components <= min(points.shape[1], len(points) - 1):
         fail(InputError, f"{n_components} components of {points.shape[0]:,} points of {points.shape[1]:,} dimensions",
              f"1 to {min(points.shape[1], len(points) - 1)}", "ask for fewer components or give more points")  # fmt: skip

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from workbench.arrays import numbers
 from workbench.errors import InputError, fail
 from workbench.geometry.galaxy import PowerLaw, clustering_entropy, eigenvalue_slope
 from workbench.results import Result, provenance
@@ -62,6 +63,7 @@ def galaxy_survey(
 
     if not clouds:
         fail(InputError, "no cloud", "at least one", "pass a dict of name to W_dec")
+    clouds = {name: numbers(points, f"the cloud {name!r}") for name, points in clouds.items()}
     rows, slopes = [], {}
     for name, points in clouds.items():
         slope = slopes[name] = eigenvalue_slope(points, ranks=ranks, n_null=n_null, seed=seed)
@@ -76,4 +78,4 @@ def galaxy_survey(
             row |= {f"negentropy_gaussian{ending}": entropy.gaussian_null.mean()}
         rows.append({key: float(value) if isinstance(value, np.floating) else value for key, value in row.items()})
     parameters = {"ranks": list(ranks), "n_components": n_components, "n_null": n_null}
-    return GalaxySurvey(table=pd.DataFrame(rows), slopes=slopes, provenance=provenance(dict(clouds), parameters, seed=seed))
+    return GalaxySurvey(table=pd.DataFrame(rows), slopes=slopes, provenance=provenance(clouds, parameters, seed=seed))

@@ -31,12 +31,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Int64
 
-from workbench.arrays import as_numpy
+from workbench.arrays import numbers
 from workbench.errors import InputError, fail
 from workbench.keeping import array_sha256, keep, kept, key, prepare_compilers, reading, regular_size, replace_file
 
 METRICS = ("cosine", "euclidean")
 _LAYOUT_VERSION = 1  # raised when this module would lay the same points out differently, so that older cache files are not used
+_LARGEST = 1e36  # distances are float32
 _SPARE_CANDIDATES = 8  # float32 rounding may swap near-equal neighbours; the float64 pass picks the k best of k + 8
 _BLOCK_VALUES = 4_000_000  # similarities held at once: 16 MB of float32, which the allocator keeps from block to block
 
@@ -63,7 +64,7 @@ def nearest_neighbours(points: Any, k: int, metric: str = "cosine") -> tuple[Int
     InputError
         For points that are not a finite matrix, k outside 1..n-1 or an unknown metric.
     """
-    points = _matrix(points)
+    points = numbers(points, "points", largest=_LARGEST)
     n = len(points)
     if metric not in METRICS:
         fail(InputError, f"metric {metric!r}", f"one of {', '.join(METRICS)}", "name one of these")
@@ -238,7 +239,7 @@ def _end_all() -> None:
 
 def _checked(points: Any, n_neighbors: int, min_dist: float, metric: str, seed: int) -> np.ndarray:
     """The points as a matrix; refuses what cannot be laid out."""
-    points = _matrix(points)
+    points = numbers(points, "points", largest=_LARGEST)
     n = len(points)
     if n < 5:  # the spectral start needs more points than the plane's dimensions plus two
         fail(InputError, f"{n} points", "at least 5 points for a layout", "give more points")
@@ -311,24 +312,3 @@ def _write(folder: Path, layout: np.ndarray) -> None:
     from safetensors.numpy import save
 
     replace_file(folder / "layout.safetensors", save({"layout": layout}, metadata={"sha256": array_sha256(layout)}))
-
-
-def _matrix(points: Any) -> np.ndarray:
-    """A finite numpy matrix of the caller's values, or a clear refusal."""
-    points = as_numpy(points)
-    if points.ndim != 2 or points.dtype.kind not in "fiu" or not points.size:
-        fail(
-            InputError,
-            f"an array of shape {points.shape} and type {points.dtype}",
-            "a matrix of numbers, one row per point",
-            "pass for instance sae.W_dec",
-        )
-    if not np.isfinite(points).all():
-        bad = int((~np.isfinite(points)).any(axis=1).sum())
-        fail(
-            InputError,
-            f"{bad:,} of {len(points):,} points hold NaN or infinity",
-            "finite numbers",
-            "drop these rows, or look for the overflow (float16?) that made them",
-        )
-    return points if points.dtype.kind == "f" else points.astype(np.float64)

@@ -22,7 +22,8 @@ import numpy as np
 import scipy.sparse as sp
 from jaxtyping import Float, Int
 
-from workbench.arrays import as_numpy
+from workbench.arrays import labels as labels_of
+from workbench.arrays import whole_numbers
 from workbench.errors import InputError, fail
 from workbench.geometry.agreement import against_null, ami_with_null
 from workbench.geometry.cooccurrence import _binary
@@ -86,7 +87,8 @@ class LobeCategories(Result):
     n_blocks : (n_categories,) int64
     modal_lobe : (n_categories,) int64, the lobe that won most of the category's blocks
     winner : (B,) int64
-    ami, ami_null, ami_p_value, ami_z, ami_effect : agreement of winners with categories; null: shifted winners
+    ami, ami_null, ami_p_value, ami_z, ami_effect : agreement of winners with categories; null: shifted winners; z is infinite where
+        they do not vary
     """
 
     share: Float[np.ndarray, "n_lobes n_categories"]
@@ -114,10 +116,10 @@ def lobe_activity(firing: Any, labels: Any) -> Float[np.ndarray, "B n_lobes"]:
     InputError
         When the shapes disagree, values are not 0 and 1, or there is no lobe.
     """
-    matrix, labels = sp.csr_matrix(_binary(firing)), as_numpy(labels)
-    if labels.shape != (matrix.shape[1],) or labels.dtype.kind not in "iu" or not (labels >= 0).any():
-        fail(InputError, f"firing {matrix.shape} and labels {labels.shape}", "(B, F) and (F,), some labels at least 0",
-             "pass the labels that find_lobes gave for these latents")  # fmt: skip
+    matrix = sp.csr_matrix(_binary(firing))
+    labels = whole_numbers(labels, "labels", shape=(matrix.shape[1],), low=-1, high=matrix.shape[1] - 1)
+    if not (labels >= 0).any():
+        fail(InputError, "labels of no lobe", "some labels of at least 0", "pass the labels that find_lobes gave for these latents")
     members = np.flatnonzero(labels >= 0)
     belongs = sp.csr_matrix((np.ones(len(members)), (members, labels[members])), shape=(len(labels), int(labels.max()) + 1))
     return np.asarray((matrix.astype(np.float64) @ belongs).todense()) / np.maximum(np.bincount(labels[members]), 1)
@@ -144,8 +146,9 @@ def lobe_categories(
     InputError
         When the shapes disagree, or there are fewer than 2 lobes or categories.
     """
-    activity, names = lobe_activity(firing, labels), np.asarray(categories, dtype=str)
-    if names.shape != (len(activity),) or activity.shape[1] < 2 or len(np.unique(names)) < 2 or n_null < 1:
+    activity = lobe_activity(firing, labels)
+    names = labels_of(categories, "categories", len(activity)).astype(str)
+    if activity.shape[1] < 2 or len(np.unique(names)) < 2 or n_null < 1:
         fail(
             InputError,
             f"{len(activity):,} blocks, {activity.shape[1]} lobes, {len(np.unique(names))} categories of {len(names):,} blocks, "
@@ -170,5 +173,5 @@ def lobe_categories(
         winner=winner,
         ami=ami,
         **against_null("ami", ami, null, rng),
-        provenance=provenance({"labels": as_numpy(labels)}, {"relative": relative, "n_null": n_null}, seed=seed),
+        provenance=provenance({"labels": whole_numbers(labels)}, {"relative": relative, "n_null": n_null}, seed=seed),
     )

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from workbench.arrays import numbers, whole_numbers
 from workbench.errors import InputError, fail
 from workbench.geometry.affinities import AFFINITIES, affinity, angular_affinity
 from workbench.geometry.cooccurrence import Cooccurrence
-from workbench.geometry.layout import _matrix
 from workbench.geometry.lobes import LobeModularity, lobe_modularity
 from workbench.geometry.spectral import spectral_lobes
 from workbench.results import Result, provenance
@@ -38,7 +38,7 @@ class LobeCurves(Result):
     ----------
     table : DataFrame
         kind, n_lobes, n_latents, n_dead, ami, ami_null_mean, ami_null_high (95 % quantile), ami_p_value, ami_z, ami_effect, and the same
-        for accuracy.
+        for accuracy; z is infinite where the null does not vary.
     labels : dict of "kind/n_lobes" to (F,) int64
         The lobes themselves; -1 for latents left out.
     """
@@ -82,7 +82,7 @@ def lobe_curves(
     """
     import pandas as pd
 
-    directions = _matrix(W_dec)
+    directions = numbers(W_dec, "W_dec")
     if len(directions) != len(cooc.counts):
         fail(InputError, f"{len(directions):,} decoder rows and co-occurrence of {len(cooc.counts):,} latents", "one row a latent",
              "pass the decoder of the SAE whose firing was counted")  # fmt: skip
@@ -96,7 +96,7 @@ def lobe_curves(
         fail(InputError, f"geometric lobes without the numbers {missing}", "the lobes of every number asked for",
              "pass `labels` of a call with these numbers")  # fmt: skip
     else:
-        directed = [geometric[f"angular/{count}"] for count in counts]
+        directed = [whole_numbers(geometric[f"angular/{count}"], shape=(len(directions),)) for count in counts]
     rows, labels = [], {}
     for kind in (*kinds, *(["angular"] if geometric is None else [])):
         found = again if kind == "angular" else spectral_lobes(affinity(cooc, kind), counts, seed=seed)

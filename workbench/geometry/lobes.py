@@ -23,12 +23,11 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from workbench.activations.threads import few_threads
-from workbench.arrays import as_numpy
+from workbench.arrays import numbers, whole_numbers
 from workbench.errors import InputError, fail
 from workbench.geometry.affinities import AFFINITIES, affinity, angular_affinity
 from workbench.geometry.agreement import against_null, ami_with_null
 from workbench.geometry.cooccurrence import Cooccurrence, cooccurrence
-from workbench.geometry.layout import _matrix
 from workbench.geometry.spectral import find_lobes, spectral_lobes
 from workbench.results import Result, check_convention, provenance
 
@@ -48,7 +47,7 @@ class LobeModularity(Result):
     ----------
     ami, ami_null, ami_p_value, ami_z, ami_effect
         Adjusted mutual information (0 by chance, 1 for the same lobes), (n_null,) of permuted labels, one-sided p, (observed - null
-        mean) / null standard deviation, observed - null mean.
+        mean) / null standard deviation (infinite where the null does not vary), observed - null mean.
     balanced_accuracy, accuracy_null, accuracy_p_value, accuracy_z, accuracy_effect
         The same for the mean recall over lobes of a logistic regression on held-out latents; null: random unit vectors.
     geometric_labels : (F,) int64, -1 for latents left out
@@ -109,8 +108,8 @@ def lobe_modularity(
         When shapes disagree, there are fewer than 2 functional lobes or fewer than 10 latents in lobes, or parameters are out of range.
     """
     check_convention(convention)
-    directions = _matrix(W_dec)
-    labels = _labels(functional_labels, len(directions), "functional")
+    directions = numbers(W_dec, "W_dec")
+    labels = whole_numbers(functional_labels, "functional labels", shape=(len(directions),))
     if n_null < 1 or (n_random is not None and n_random < 1):
         fail(InputError, f"n_null={n_null}, n_random={n_random}", "at least 1", "keep the default of 100")
     kept = labels >= 0
@@ -119,7 +118,7 @@ def lobe_modularity(
         _check_lobes(labels[kept], n_null)
         geometric[kept] = find_lobes(angular_affinity(directions[kept]), n_lobes or len(np.unique(labels[kept])), seed=seed)
     else:
-        geometric = _labels(geometric_labels, len(directions), "geometric")
+        geometric = whole_numbers(geometric_labels, "geometric labels", shape=(len(directions),))
     kept &= geometric >= 0  # latents without a direction
     _check_lobes(labels[kept], n_null)
     rng = np.random.default_rng(seed)
@@ -138,18 +137,6 @@ def lobe_modularity(
         convention=convention,
         provenance=provenance({"W_dec": directions, "functional_labels": labels}, parameters, seed=seed),
     )
-
-
-def _labels(labels: Any, expected: int, name: str) -> np.ndarray:
-    labels = as_numpy(labels)
-    if labels.shape != (expected,) or labels.dtype.kind not in "iu":
-        fail(
-            InputError,
-            f"{name} labels of shape {labels.shape} and type {labels.dtype} for {expected:,} decoder rows",
-            "one whole number a latent",
-            "pass what find_lobes returned for the same SAE",
-        )
-    return labels.astype(np.int64)
 
 
 def _check_lobes(labels: np.ndarray, n_null: int) -> None:

@@ -15,8 +15,8 @@ import numpy as np
 import scipy.sparse as sp
 from jaxtyping import Float, Float64, Int64
 
+from workbench.arrays import numbers
 from workbench.errors import InputError, fail
-from workbench.geometry.discriminant import matrix
 
 
 def plant_parallelograms(
@@ -42,7 +42,7 @@ def plant_parallelograms(
     InputError
         For points that are not a finite matrix, or more quadruples than there are points for.
     """
-    planted = matrix(points, "points")
+    planted = numbers(points, "points", dtype=np.float64).copy()
     if not 1 <= n_planted <= len(planted) // 4 or noise < 0:
         fail(
             InputError,

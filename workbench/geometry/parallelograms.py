@@ -23,8 +23,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Float64
 
+from workbench.arrays import numbers, whole_numbers
 from workbench.errors import InputError, fail
-from workbench.geometry.discriminant import labels_of, matrix
+from workbench.geometry.discriminant import labels_of, word_pairs
 from workbench.geometry.parallelogram_controls import null_cloud
 from workbench.geometry.parallelogram_search import Found, measure, search
 from workbench.results import Result, monte_carlo_p, provenance
@@ -101,7 +102,7 @@ def find_parallelograms(
         For points that are not a finite matrix of at least 4 different rows, parameters outside their range, or points (in a plane, for
         instance) among which parallelograms are so common that a list of them means nothing.
     """
-    given = matrix(points, "points")
+    given = numbers(points, "points", dtype=np.float64)
     if neighbours < 2 or max_results < 1 or not 0 <= min_quality < 1 or (n_null is not None and n_null < 1):
         fail(
             InputError,
@@ -159,10 +160,8 @@ def parallelogram_quality(points: Float[Any, "n d"], vertices: Any) -> Float64[n
     InputError
         For points that are not a finite matrix, or vertices that are not among them.
     """
-    cloud, vertices = matrix(points, "points"), np.asarray(vertices)
-    fits = vertices.ndim == 2 and vertices.shape[1] == 4 and vertices.dtype.kind in "iu"
-    if not fits or (vertices.size and not 0 <= vertices.min() <= vertices.max() < len(cloud)):
-        fail(InputError, f"vertices {vertices.shape} of {len(cloud):,} points", "(m, 4) row numbers of these points", "check the numbers")
+    cloud = numbers(points, "points", dtype=np.float64)
+    vertices = whole_numbers(vertices, "vertices, row numbers (a, b, c, d) of the points,", shape=(None, 4), low=0, high=len(cloud) - 1)
     step = max(1, 4_000_000 // cloud.shape[1])
     parts = [measure(cloud, cloud, vertices[start : start + step], 0.0)[0] for start in range(0, len(vertices), step)]
     return np.concatenate([np.empty(0), *parts])
@@ -211,10 +210,10 @@ def relation_parallelograms(
     """
     from scipy.spatial.distance import pdist
 
-    first, second = matrix(h_in, "h_in"), matrix(h_out, "h_out")
-    if first.shape != second.shape or n_null < 1:
-        fail(InputError, f"h_in {first.shape}, h_out {second.shape}, n_null={n_null}", "one shape (n, d), and n_null >= 1", "check them")
-    y = labels_of(relation, len(first))
+    first, second = word_pairs(h_in, h_out)
+    if n_null < 1:
+        fail(InputError, f"n_null={n_null}", "at least 1", "keep the default")
+    y = labels_of(relation, len(first))[1]
     i, j = np.triu_indices(len(y), 1)
     word = np.unique(np.concatenate([first, second]), axis=0, return_inverse=True)[1].ravel()
     a, b = word[: len(y)], word[len(y) :]
@@ -224,11 +223,14 @@ def relation_parallelograms(
     quality = 1 - pdist(first - second)[four] / sides[four]
     i, j = i[four], j[four]
     same = y[i] == y[j]
+    if not 0 < same.sum() < len(same):
+        fail(InputError, f"{same.sum()} quadruples of four different words within a relation and {(~same).sum()} across", "some of each",
+             "pass pairs of more different words")  # fmt: skip
     rng = np.random.default_rng(seed)
     null = np.empty(n_null)
     for index in range(n_null):
         permuted = rng.permutation(y)
-        null[index] = quality[permuted[i] == permuted[j]].mean()
+        null[index] = quality[permuted[i] == permuted[j]].mean() if (permuted[i] == permuted[j]).any() else -np.inf
     order = np.argsort(-quality[same], kind="stable")
     observed = float(quality[same].mean())
     return RelationParallelograms(

@@ -23,7 +23,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from workbench.activations.threads import few_threads
-from workbench.arrays import as_numpy
+from workbench.arrays import numbers
 from workbench.errors import InputError, WorkbenchWarning, fail
 
 _LAPACK_UP_TO = 1024
@@ -125,20 +125,12 @@ def spectral_coordinates(affinity: Any, n: int, *, seed: int = 0) -> tuple[Float
 
 def _graph(affinity: Any) -> tuple[np.ndarray, np.ndarray]:
     """Non-negative weights between the latents that have any, without diagonal, and which latents these are."""
-    given = as_numpy(affinity)
-    if given.ndim != 2 or given.shape[0] != given.shape[1] or given.dtype.kind not in "fiub" or len(given) < 2:
-        fail(
-            InputError,
-            f"an affinity of shape {given.shape} and type {given.dtype}",
-            "a square matrix of numbers",
-            "pass what affinity() returned",
-        )
-    given = given.astype(np.float32) if given.dtype.kind == "b" else given
+    given = numbers(affinity, "affinity", least=(2, 2))
+    if given.shape[0] != given.shape[1]:
+        fail(InputError, f"an affinity of shape {given.shape}", "a square matrix of numbers", "pass what affinity() returned")
     lowest, alive = np.inf, np.empty(len(given), bool)
     for start in range(0, len(given), _ROWS):
         rows = given[start : start + _ROWS]
-        if not np.isfinite(rows).all():
-            fail(InputError, "an affinity with NaN or infinity", "finite numbers", "compute it with affinity(), which leaves no 0/0")
         if np.abs(rows - given[:, start : start + _ROWS].T).max() > 1e-5 * max(1.0, np.abs(rows).max()):
             fail(
                 InputError,

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
+from workbench.arrays import numbers
 from workbench.errors import InputError, fail
-from workbench.geometry.layout import _matrix
 
 
 def tsne_layout(points: Any, *, perplexity: float = 30.0, seed: int = 0) -> Float32[np.ndarray, "n 2"]:
@@ -35,7 +35,7 @@ def tsne_layout(points: Any, *, perplexity: float = 30.0, seed: int = 0) -> Floa
     InputError
         For points that are not a finite matrix, or too few of them.
     """
-    points = _matrix(points).astype(np.float64)
+    points = numbers(points, "points", dtype=np.float64)
     if not 1 <= perplexity < len(points) / 3:
         fail(InputError, f"perplexity {perplexity} for {len(points):,} points", "between 1 and a third of the points",
              f"pass perplexity={max(1, len(points) // 4)}")  # fmt: skip

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from workbench.arrays import as_numpy
+from workbench.arrays import numbers
 from workbench.errors import InputError, fail
 from workbench.matching.nulls import benjamini_hochberg
 from workbench.results import Result, monte_carlo_p, provenance
@@ -56,10 +56,9 @@ def rank_agreement(values: Any, *, n_null: int = 999, seed: int = 0) -> RankAgre
     """
     from scipy.stats import rankdata
 
-    table = as_numpy(values).astype(np.float64)
-    if table.ndim != 2 or table.shape[0] < 3 or table.shape[1] < 2 or not np.isfinite(table).all() or n_null < 1:
-        fail(InputError, f"values {table.shape}, n_null={n_null}", "finite numbers, 3 rows and 2 columns or more, at least one permutation",
-             "drop rows with missing values")  # fmt: skip
+    table = numbers(values, "values", least=(3, 2), dtype=np.float64)
+    if n_null < 1:
+        fail(InputError, f"n_null={n_null}", "at least one permutation", "keep the default")
     ranks = rankdata(table, axis=0)
     ranks -= ranks.mean(0)
     lengths = np.linalg.norm(ranks, axis=0)

@@ -26,10 +26,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from workbench.activations.accumulators import as_matrix
 from workbench.errors import InputError, MismatchError, fail
 from workbench.matching.candidates import Directions, cosines, full_matching_pairs, nearest
 from workbench.matching.certificate import Certificate, Violations
+from workbench.matching.checks import dictionary
 from workbench.matching.cost import bar, estimate
 from workbench.matching.prices import SCALE, SparseMatching
 from workbench.results import Result, provenance
@@ -134,7 +134,7 @@ def match_latents(
         When the widths d differ.
     """
     start = time.perf_counter()
-    first, second = _dictionary(A, "A"), _dictionary(B, "B")
+    first, second = dictionary(A, "A"), dictionary(B, "B")
     _check(first, second, candidates, tolerance)
     cost = estimate(len(first), len(second), first.shape[1], candidates)
     if show := progress and cost.long:
@@ -248,13 +248,6 @@ def _timed(clock: dict[str, float], name: str) -> Iterator[None]:
     start = time.perf_counter()
     yield
     clock[name] += time.perf_counter() - start
-
-
-def _dictionary(array: Any, name: str) -> np.ndarray:
-    array = as_matrix(array, name)
-    if not array.size:
-        fail(InputError, f"{name} of shape {array.shape}", "at least one row and one column", "pass for instance sae.W_dec")
-    return array
 
 
 def _check(first: np.ndarray, second: np.ndarray, candidates: int, tolerance: float) -> None:

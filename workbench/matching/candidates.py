@@ -44,8 +44,6 @@ class Directions:
     @classmethod
     def of(cls, array: np.ndarray) -> Directions:
         """From a finite real matrix; rows whose squares would leave float64's range are scaled first."""
-        if array.dtype == np.longdouble:
-            array = array / np.abs(array).max(axis=1, keepdims=True).clip(np.finfo(np.longdouble).tiny)  # may be beyond float64
         if array.dtype not in (np.float32, np.float64):
             array = array.astype(np.float32 if array.dtype in (np.float16, np.bool_) else np.float64)
         raw = np.ascontiguousarray(array)

@@ -1,6 +1,6 @@
 """Which arrays does the matching package take? Dictionaries of any float dtype, numpy or torch, checked once and in the same words.
 
-1. `dictionary` returns a decoder (or, transposed by its caller, an encoder) as a finite numpy matrix, one latent a row.
+1. `dictionary` returns a decoder (or, transposed by its caller, an encoder) as a finite numpy matrix, one latent a row, of any scale.
 2. `unit_rows` scales rows to length 1; rows that are zero have no direction, stay zero and are told.
 3. `pair_rows` returns two matrices whose rows are paired, in float64.
 
@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from workbench.activations.accumulators import as_matrix
+from workbench.arrays import as_numpy, numbers
 from workbench.errors import InputError, MismatchError, fail
 
 
@@ -32,17 +32,8 @@ def check_threshold(threshold: float) -> float:
 
 
 def dictionary(rows: Any, name: str) -> np.ndarray:
-    """A dictionary (F, d) as a finite numpy matrix of its own float dtype.
-
-    Raises
-    ------
-    InputError
-        When it is not a matrix of real numbers, is empty, or holds NaN or infinity.
-    """
-    array = as_matrix(rows, name)
-    if not array.size:
-        fail(InputError, f"{name} of shape {array.shape}", "at least one latent and one dimension", "pass the decoder of a trained SAE")
-    return array
+    """A dictionary (F, d) as a finite numpy matrix of its own float dtype; its scale does not matter, `unit_rows` takes it out."""
+    return numbers(rows, name, largest=np.inf)
 
 
 def same_width(first: np.ndarray, second: np.ndarray, names: tuple[str, str]) -> None:
@@ -70,7 +61,7 @@ def pair_rows(X: Any, Y: Any, *, least: int, purpose: str) -> tuple[np.ndarray, 
     InputError
         When shapes disagree, values are not finite, or there are fewer than `least` rows.
     """
-    x, y = (dictionary(rows, name).astype(np.float64) for rows, name in ((X, "X"), (Y, "Y")))
+    x, y = (numbers(rows, name, dtype=np.float64) for rows, name in ((X, "X"), (Y, "Y")))
     if len(x) != len(y):
         fail(InputError, f"X of {len(x):,} rows and Y of {len(y):,}", "paired rows, as many on both sides", "pair the rows first")
     if len(x) < least:
@@ -78,7 +69,7 @@ def pair_rows(X: Any, Y: Any, *, least: int, purpose: str) -> tuple[np.ndarray, 
     return x, y
 
 
-def top_strings(top_tokens: Any, n_latents: int, name: str) -> np.ndarray:
+def top_strings(top_tokens: Any, n_latents: int | None, name: str) -> np.ndarray:
     """Top tokens of every latent as a string array (F, k); lists of different length are filled with empty strings.
 
     Raises
@@ -86,7 +77,11 @@ def top_strings(top_tokens: Any, n_latents: int, name: str) -> np.ndarray:
     InputError
         When there is not one list of strings a latent.
     """
-    lists = [[text] if isinstance(text, str) else list(text) for text in top_tokens]
+    if not isinstance(top_tokens, (list, tuple)):
+        top_tokens = as_numpy(top_tokens, name)
+    lists = [one if isinstance(one, (list, tuple)) else np.atleast_1d(as_numpy(one, name)).tolist()
+             for one in (top_tokens if isinstance(top_tokens, list | tuple) or top_tokens.ndim else [top_tokens])]  # fmt: skip
+    n_latents = len(lists) if n_latents is None else n_latents
     if len(lists) != n_latents or not all(isinstance(text, str) for one in lists for text in one):
         fail(InputError, f"{name} of {len(lists):,} latents", f"a list of strings for each of {n_latents:,} latents",
              "pass codes.top_tokens(5) of the codes that belong to this decoder")  # fmt: skip

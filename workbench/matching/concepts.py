@@ -64,7 +64,7 @@ def concept_latents(top_tokens: Any, words: Collection[str], windows: Any = None
     wanted = {str(word).lower() for word in words}
     if not wanted or isinstance(words, str):
         fail(InputError, f"the words {words!r}", "a collection of at least one word", "pass a list of strings")
-    tokens = top_strings(top_tokens, len(top_tokens), "top_tokens")
+    tokens = top_strings(top_tokens, None, "top_tokens")
     plain = np.char.lower(np.char.strip(tokens))
     hits = np.isin(plain, sorted(wanted))
     if windows is not None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from workbench.arrays import numbers
 from workbench.errors import InputError, fail
 from workbench.matching.checks import check_count, pair_rows
 from workbench.matching.similarity import PairedCCA, centred
@@ -47,8 +48,9 @@ def svcca_by_scale(X: Any, Y: Any, factors: Sequence[float]) -> pd.DataFrame:
 
     x, y = pair_rows(X, Y, least=3, purpose="SVCCA")
     x, y = centred(x, "X"), centred(y, "Y")
-    if not len(factors) or not all(np.isfinite(factor) and factor > 0 for factor in factors):
-        fail(InputError, f"factors {list(factors)}", "positive numbers", "pass for instance numpy.geomspace(0.01, 10, 13)")
+    factors = numbers(factors, "factors", ndim=1)
+    if not (factors > 0).all():
+        fail(InputError, f"factors {factors.tolist()}", "positive numbers", "pass for instance numpy.geomspace(0.01, 10, 13)")
     rows = []
     for factor in factors:
         row = {"factor": float(factor), "sum_of_squares": float(((factor * x) ** 2).sum() + ((factor * y) ** 2).sum()) / 2}

@@ -21,10 +21,9 @@ import numpy as np
 import scipy.sparse as sp
 from jaxtyping import Bool, Float, Int
 
-from workbench.activations.accumulators import as_matrix
 from workbench.activations.codes import FeatureCodes
 from workbench.activations.streaming import map_reduce
-from workbench.arrays import as_numpy
+from workbench.arrays import as_csr, flags, is_sparse, numbers
 from workbench.errors import InputError, MismatchError, fail
 from workbench.keeping import array_sha256
 from workbench.results import Result, provenance
@@ -45,7 +44,7 @@ class PearsonSums:
         """Take in a pair of code matrices with as many rows."""
         if not isinstance(chunk, (tuple, list)) or len(chunk) != 2:
             fail(InputError, f"a chunk of type {type(chunk).__name__}", "a pair (codes_a, codes_b)", "pass tuples of two matrices")
-        a, b = _codes(chunk[0], "codes_a"), _codes(chunk[1], "codes_b")
+        a, b = rows_of(chunk[0], "codes_a"), rows_of(chunk[1], "codes_b")
         if a.shape[0] != b.shape[0]:
             fail(MismatchError, f"codes of {a.shape[0]:,} and of {b.shape[0]:,} tokens", "codes of the same tokens",
                  "encode the same text with both SAEs")  # fmt: skip
@@ -93,14 +92,9 @@ class PearsonSums:
         return np.clip(r, -1.0, 1.0, out=r), constant_a, constant_b, self.n
 
 
-def _codes(codes: Any, name: str) -> Any:
-    """Codes as CSR or as a numpy matrix, finite."""
-    if sp.issparse(codes):
-        csr = codes.tocsr()
-        if not np.isfinite(csr.data).all():
-            fail(InputError, f"{name} holds NaN or infinity", "finite activations", "look at the SAE's weights and at its input")
-        return csr
-    return as_matrix(codes, name)
+def rows_of(codes: Any, name: str = "the codes") -> Any:
+    """Codes (n, F) as CSR if they are sparse, else as a numpy matrix, finite; n may be 0."""
+    return as_csr(codes, name) if is_sparse(codes) else numbers(codes, name, least=(0,))
 
 
 def _sparse_is_faster(a: sp.csr_matrix, b: sp.csr_matrix) -> bool:
@@ -212,6 +206,8 @@ def correlate_latents(codes_a: Any, codes_b: Any, *, mask: Any = None, client: A
     MismatchError
         For codes of different length, text or tokenizer.
     """
+    codes_a, codes_b = (codes if isinstance(codes, FeatureCodes) else rows_of(codes, name)
+                        for codes, name in ((codes_a, "codes_a"), (codes_b, "codes_b")))  # fmt: skip
     keep = check_same_tokens(codes_a, codes_b, mask)
     shards: Any = _shards(codes_a, codes_b, keep)
     if client is not None:  # only rows travel, a few chunks at a time, not a function that holds all codes
@@ -235,7 +231,7 @@ def correlate_latents(codes_a: Any, codes_b: Any, *, mask: Any = None, client: A
 
 def check_same_tokens(codes_a: Any, codes_b: Any, mask: Any = None) -> Bool[np.ndarray, " N"]:
     """The rows that count; raises MismatchError unless both codes are of the same tokens, InputError for a wrong mask."""
-    sizes = [_rows(codes, name) for codes, name in ((codes_a, "codes_a"), (codes_b, "codes_b"))]
+    sizes = [codes.n_tokens if isinstance(codes, FeatureCodes) else codes.shape[0] for codes in (codes_a, codes_b)]
     if sizes[0] != sizes[1]:
         fail(MismatchError, f"codes_a of {sizes[0]:,} tokens and codes_b of {sizes[1]:,}", "codes of the same tokens",
              "encode the same text with both SAEs")  # fmt: skip
@@ -247,11 +243,10 @@ def check_same_tokens(codes_a: Any, codes_b: Any, mask: Any = None) -> Bool[np.n
         for codes in own:
             keep &= codes.keep
         return keep
-    keep = as_numpy(mask)
-    if keep.size == sizes[0] and keep.dtype == bool:  # also (n_contexts, context), as Tokens.keep is
-        return keep.ravel()
-    fail(InputError, f"a mask of shape {keep.shape} and type {keep.dtype} for {sizes[0]:,} tokens", "one True or False a token",
-         "pass tokens.keep.ravel()")  # fmt: skip
+    keep = flags(mask, "the mask", ndim=(1, 2)).ravel()  # also (n_contexts, context), as Tokens.keep is
+    if keep.size != sizes[0]:
+        fail(InputError, f"a mask of {keep.size:,} flags for {sizes[0]:,} tokens", "one True or False a token", "pass tokens.keep.ravel()")
+    return keep
 
 
 def _same_text(first: Any, second: Any) -> None:
@@ -261,16 +256,6 @@ def _same_text(first: Any, second: Any) -> None:
     if not np.array_equal(first.ids, second.ids):
         fail(MismatchError, "codes of two different texts of the same size", "codes of the same tokens",
              "harvest both models on the same Tokens")  # fmt: skip
-
-
-def _rows(codes: Any, name: str) -> int:
-    if isinstance(codes, FeatureCodes):
-        return codes.n_tokens
-    shape = getattr(codes, "shape", None)
-    if shape is None or len(shape) != 2 or 0 in shape[1:]:
-        fail(InputError, f"{name} of shape {None if shape is None else tuple(shape)}", "a matrix (N, F), dense or sparse",
-             "pass FeatureCodes or their .csr")  # fmt: skip
-    return int(shape[0])
 
 
 def _shards(codes_a: Any, codes_b: Any, keep: np.ndarray) -> list[Callable[[], tuple[Any, Any]]]:
@@ -293,15 +278,11 @@ class _Rows:
     def __init__(self, codes: Any) -> None:
         if isinstance(codes, FeatureCodes) and codes.path is None:
             codes = codes.csr
-        elif sp.issparse(codes):
-            codes = codes.tocsr()
-        elif hasattr(codes, "detach"):
-            codes = codes.detach()
         self.codes, self._held = codes, (0, 0, None)
         self._pieces: Iterator | None = None
 
     def read(self, start: int, stop: int) -> Any:
-        """Rows as CSR, numpy or torch."""
+        """Rows as CSR or numpy."""
         if not isinstance(self.codes, FeatureCodes):
             return self.codes[start:stop]
         parts = []

@@ -182,7 +182,7 @@ def _subsets(
 
 
 def _members(side: Dictionary, concepts: Mapping[str, Collection[str]]) -> dict[str, np.ndarray]:
-    top = top_strings(side.top_tokens, len(side.W_dec), "top_tokens")
+    top = top_strings(side.top_tokens, len(dictionary(side.W_dec, "W_dec")), "top_tokens")
     return {name: concept_latents(top, words, side.windows) for name, words in concepts.items()}
 
 

@@ -21,6 +21,7 @@ from typing import Any, Self
 import numpy as np
 from jaxtyping import Float
 
+from workbench.arrays import numbers
 from workbench.errors import InputError, fail
 from workbench.matching.checks import check_count, pair_rows, unit_rows
 from workbench.results import Result, provenance
@@ -142,7 +143,7 @@ def benjamini_hochberg(p_values: Any) -> Float[np.ndarray, "*tests"]:
     InputError
         When a value is not a probability.
     """
-    p = np.asarray(p_values, dtype=np.float64)
+    p = numbers(p_values, "p_values", ndim=range(64), dtype=np.float64, largest=np.inf)
     if not ((p >= 0) & (p <= 1)).all():
         fail(InputError, f"p-values from {p.min()} to {p.max()}", "numbers between 0 and 1", "leave tests that could not be made out")
     from scipy.stats import false_discovery_control

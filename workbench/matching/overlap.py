@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from workbench.arrays import as_numpy
+from workbench.arrays import flags
 from workbench.errors import InputError, fail
 from workbench.matching.checks import check_count, check_threshold, same_width, unit_rows
 from workbench.matching.nulls import Null, RandomDirections, random_rotation
@@ -171,7 +171,8 @@ def seed_overlap(
     same_width(a.decoder, b.decoder, ("W_dec_a", "W_dec_b"))
     if (a.encoder is None) != (b.encoder is None):
         fail(InputError, "the encoder of one SAE alone", "both encoders or neither", "pass W_enc_a and W_enc_b")
-    dead_a, dead_b = (_dead(flags, side.n, name) for flags, side, name in ((alive_a, a, "alive_a"), (alive_b, b, "alive_b")))
+    dead_a, dead_b = (None if alive is None else ~flags(alive, name, shape=(side.n,))
+                      for alive, side, name in ((alive_a, a, "alive_a"), (alive_b, b, "alive_b")))  # fmt: skip
     pairs = pair(a, b)
     criterion = criterion_of(convention, pairs.has_encoders)
     shared = pairs.shared(criterion, threshold)
@@ -204,16 +205,6 @@ def seed_overlap(
         provenance=provenance(inputs, {"threshold": threshold, "convention": convention, "n_null": n_null,
                                        "n_null_matched": n_null_matched}, seed=seed),
     )  # fmt: skip
-
-
-def _dead(alive: Any, n: int, name: str) -> np.ndarray | None:
-    if alive is None:
-        return None
-    flags = as_numpy(alive)
-    if flags.shape != (n,) or flags.dtype != bool:
-        fail(InputError, f"{name} of shape {flags.shape} and type {flags.dtype}", f"one True or False for each of {n:,} latents",
-             "pass codes.alive")  # fmt: skip
-    return ~flags
 
 
 def _nulls(a: Sides, b: Sides, pairs: Pairing, criterion: str, threshold: float, draws: tuple[int, int], rng: np.random.Generator) -> dict:

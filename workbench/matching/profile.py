@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
+from workbench.arrays import flags as as_flags
+from workbench.arrays import numbers
 from workbench.errors import InputError, fail
 from workbench.matching.checks import check_count
 from workbench.matching.nulls import Null
@@ -42,7 +44,7 @@ class FiringProfile(Result):
     bin_edges : (6,) float64
         Fifths of the frequencies.
     bin_shared, bin_low, bin_high : (5,) float64
-        Share of shared latents in each fifth, with its 95 % bootstrap interval.
+        Share of shared latents in each fifth, with its 95 % bootstrap interval; NaN for a fifth that equal frequencies leave empty.
     n_shared, n_dead : int
     """
 
@@ -79,15 +81,13 @@ def firing_profile(shared: Any, frequency: Any, mean_activation: Any, *, n_null:
     InputError
         When lengths differ, values are not finite, or there is no shared latent or no orphan among those that fire.
     """
-    flags, often, strong = np.asarray(shared), *(np.asarray(values, np.float64) for values in (frequency, mean_activation))
-    n_null = check_count("n_null", n_null)
-    if flags.dtype != bool or flags.ndim != 1 or not flags.shape == often.shape == strong.shape:
-        fail(InputError, f"flags {flags.shape} ({flags.dtype}), frequencies {often.shape}, mean activations {strong.shape}",
-             "one flag, frequency and mean activation a latent", "pass arrays of one SAE")  # fmt: skip
+    flags, n_null = as_flags(shared, "shared"), check_count("n_null", n_null)
+    often, strong = (numbers(values, name, shape=flags.shape, dtype=np.float64)
+                     for values, name in ((frequency, "frequency"), (mean_activation, "mean_activation")))  # fmt: skip
     fires = often > 0
-    if not np.isfinite(often).all() or not np.isfinite(strong).all() or len(set(flags[fires].tolist())) < 2:
-        fail(InputError, f"{int(flags.sum())} shared latents of {len(flags)}, {int(fires.sum())} firing", "finite numbers of some shared "
-             "latents and some orphans that fire", "use a threshold at which both exist")  # fmt: skip
+    if len(set(flags[fires].tolist())) < 2:
+        fail(InputError, f"{int(flags.sum())} shared latents of {len(flags)}, {int(fires.sum())} firing", "some shared latents and some "
+             "orphans that fire", "use a threshold at which both exist")  # fmt: skip
     rng = np.random.default_rng(seed)
     auc, null = {}, {}
     for name, values, group in (("frequency", often, flags), ("activation", strong[fires], flags[fires])):

@@ -21,10 +21,10 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from workbench.activations.codes import FeatureCodes
-from workbench.arrays import as_numpy
 from workbench.errors import InputError, fail
 from workbench.matching.assignment import match_latents
-from workbench.matching.correlation import correlate_latents
+from workbench.matching.checks import dictionary, unit_rows
+from workbench.matching.correlation import correlate_latents, rows_of
 from workbench.matching.nulls import RandomDirections
 from workbench.results import Result, provenance
 
@@ -97,17 +97,18 @@ def twins_by_direction(W_dec: Any, others: Mapping[str, Any], *, threshold: floa
         When the widths d differ.
     """
     _check(others, threshold)
-    rows, rng = _units(W_dec), np.random.default_rng(seed)
+    W_dec, others = dictionary(W_dec, "W_dec"), {name: dictionary(other, f"others[{name!r}]") for name, other in others.items()}
+    rows, rng = unit_rows(W_dec)[0], np.random.default_rng(seed)
     columns = []
     for other in others.values():
         matching = match_latents(W_dec, other, progress=False)
         twin, value, margin = np.full(len(rows), -1), np.full(len(rows), np.nan), np.full(len(rows), np.nan)
         twin[matching.rows], value[matching.rows], margin[matching.rows] = matching.cols, matching.cosine, matching.margin
-        random = _units(RandomDirections(as_numpy(other)).draw(len(other), rng))
+        random = unit_rows(RandomDirections(other).draw(len(other), rng))[0]
         step = max(1, _BLOCK // len(random))
         null = np.concatenate([(rows[start : start + step] @ random.T).max(1) for start in range(0, len(rows), step)])
         columns.append((twin, value, margin, np.where(rows.any(1), null, np.nan)))
-    inputs = {"W_dec": as_numpy(W_dec)} | {name: as_numpy(other) for name, other in others.items()}
+    inputs = {"W_dec": W_dec} | others
     return _twins(others, COSINE, columns, threshold, inputs, seed)
 
 
@@ -174,17 +175,10 @@ def _check(others: Mapping[str, Any], threshold: float) -> None:
              "pass a mapping of name to decoder or codes")  # fmt: skip
 
 
-def _units(rows: Any) -> np.ndarray:
-    rows = as_numpy(rows).astype(np.float64)
-    norms = np.linalg.norm(rows, axis=1, keepdims=True)
-    return rows / np.where(norms > 0, norms, 1)
-
-
 def _rows(codes: Any, other: Any) -> tuple[Any, Any, int]:
     """Plain rows of both that count, and how many."""
     if isinstance(codes, FeatureCodes) and isinstance(other, FeatureCodes):
         keep = codes.keep & other.keep
         return codes.csr[keep], other.csr[keep], int(keep.sum())
-    plain = [getattr(one, "csr", one) if isinstance(one, FeatureCodes) else one for one in (codes, other)]
-    plain = [one.tocsr() if hasattr(one, "tocsr") else as_numpy(one) for one in plain]
+    plain = [one.csr if isinstance(one, FeatureCodes) else rows_of(one) for one in (codes, other)]
     return plain[0], plain[1], plain[0].shape[0]

@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from workbench.activations.threads import small_problems
+from workbench.arrays import numbers
 from workbench.errors import InputError, fail
 from workbench.matching.checks import check_count, dictionary, pair_rows, top_strings
 from workbench.matching.correlation import Correlation, correlate_latents
@@ -153,7 +154,8 @@ def space_similarity(
     nulls = {name: Null.of(values[0][index], [one[index] for one in values[1:]]) for index, name in enumerate(MEASURES)}
     random: dict[str, Null] = {}
     if pools is not None and n_random:
-        pool_x, pool_y = (dictionary(pool, name).astype(np.float64) for pool, name in zip(pools, ("pools[0]", "pools[1]"), strict=True))
+        pool_x, pool_y = (numbers(pool, name, shape=(None, rows.shape[1]), dtype=np.float64)
+                          for pool, name, rows in zip(pools, ("pools[0]", "pools[1]"), (x, y), strict=True))  # fmt: skip
         drawn = [SpaceMeasures(_draw(pool_x, len(x), rng), _draw(pool_y, len(x), rng), convention).at(None) for _ in range(n_random)]
         random = {name: Null.of(values[0][index], [one[index] for one in drawn]) for index, name in enumerate(MEASURES)}
     return SpaceSimilarity(
