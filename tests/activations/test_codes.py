@@ -314,5 +314,5 @@ def test_wrapping_codes_from_elsewhere(tokens):
     codes = FeatureCodes.from_csr(dense, tokens)
     np.testing.assert_allclose(codes.csr.toarray(), dense * tokens.keep.ravel()[:, None], rtol=1e-6)  # float32
     for bad in (dense[:-1], np.where(dense > 0.99, np.nan, dense)):
-        with pytest.raises(InputError, match="one finite row a position"):
+        with pytest.raises(InputError, match="codes of all positions"):
             FeatureCodes.from_csr(bad, tokens)

@@ -23,6 +23,7 @@ from workbench.activations.accumulators import Firing, FiringCounts
 from workbench.activations.examples import top_examples, top_token_ids
 from workbench.activations.positions import attended
 from workbench.activations.shards import CodesWriter, load_codes
+from workbench.arrays import LARGEST_SINGLE, as_csr, flags
 from workbench.errors import InputError, fail
 from workbench.sources.tokens import Tokens
 
@@ -61,11 +62,8 @@ class FeatureCodes:
         InputError
             When the number of rows is not that of the text's positions, or values are not finite.
         """
-        csr = sp.csr_matrix(csr, dtype=np.float32)
-        keep = tokens.keep.ravel() if keep is None else np.asarray(keep, dtype=bool)
-        if csr.shape[0] != tokens.n_tokens or keep.shape != (tokens.n_tokens,) or not np.isfinite(csr.data).all():
-            fail(InputError, f"codes {csr.shape} and {keep.shape} keep flags for {tokens.n_tokens} positions", "one finite row a position",
-                 "pass codes of all positions, context after context")
+        csr = as_csr(csr, "codes of all positions", shape=(tokens.n_tokens, None), largest=LARGEST_SINGLE).astype(np.float32)
+        keep = tokens.keep.ravel() if keep is None else flags(keep, "keep", shape=(tokens.n_tokens,))
         if not keep.all():
             csr = sp.csr_matrix(sp.diags(keep.astype(np.float32)) @ csr)
         csr.eliminate_zeros()
