@@ -256,9 +256,9 @@ def readers(llama: Path, sae: Path) -> dict[str, Reader]:
         "Tokens.load": Reader(
             lambda folder: tokens().save(folder / "tokens"), lambda folder: Tokens.load(folder / "tokens"), True, "results"
         ),
-        "ActivationStore": Reader(store, read_store, True, "results"),
-        "FeatureCodes.load": Reader(codes, read_codes, True, "results"),
-        "layouts' cache": Reader(build_layout, read_layout, True, "results"),
+        "ActivationStore": Reader(store, read_store, True, "stores"),
+        "FeatureCodes.load": Reader(codes, read_codes, True, "stores"),
+        "layouts' cache": Reader(build_layout, read_layout, True, "stores"),
         "load_sae saelens": Reader(saelens, read_sae("sae"), group="saes"),
         "load_sae sparsify": Reader(sparsify, read_sae("layers.1"), group="saes"),
         "load_sae gemma-scope": Reader(gemma, read_sae("gemma-scope-2b-pt-res/layer_3/width_16k/average_l0_59"), group="saes"),

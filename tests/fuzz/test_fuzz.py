@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("group", ["results", "saes", "models", "tables"])
+@pytest.mark.parametrize("group", ["results", "stores", "saes", "models", "tables"])
 def test_mutants_come_back_equal_or_are_refused(group):
     """Each group in a process of its own, which forks: nothing of this one (threads, locks, memory) reaches the mutants."""
     done = subprocess.run([sys.executable, "-m", "tests.fuzz", "--group", group], cwd=ROOT, capture_output=True, text=True, timeout=550)

@@ -141,3 +141,11 @@ def test_errors_of_a_parser_become_the_familys():
         raise InputError("own")
     with pytest.raises(KeyboardInterrupt), reading("x", "a thing"):
         raise KeyboardInterrupt
+
+
+def test_a_table_whose_rows_have_more_cells_than_its_header_is_refused(tmp_path):
+    (tmp_path / "file.csv").write_text("a,b\n1,2\n")
+    assert read_csv(tmp_path / "file.csv").to_dict("list") == {"a": [1], "b": [2]}
+    (tmp_path / "file.csv").write_text("a,b\n1,2,3\n")
+    with pytest.raises(IntegrityError, match="more cells than its header"):
+        read_csv(tmp_path / "file.csv")

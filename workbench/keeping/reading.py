@@ -107,7 +107,10 @@ def read_csv(path: str | os.PathLike, **options: Any) -> Any:
 
     content = read_bytes(path, limit=LARGEST_TEXT)
     with reading(path, "a comma-separated table", "restore the file from git"):
-        return pd.read_csv(io.BytesIO(content), **options)
+        table = pd.read_csv(io.BytesIO(content), **options)
+        if not isinstance(table.index, pd.RangeIndex):
+            raise ValueError("its rows have more cells than its header")
+        return table
 
 
 def inside(folder: str | os.PathLike, name: Any) -> Path:

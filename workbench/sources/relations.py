@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from workbench.errors import InputError, IntegrityError, NotFoundError, fail
-from workbench.keeping.reading import read_csv, read_json
+from workbench.keeping.reading import read_csv, read_json, reading
 from workbench.sources.files import did_you_mean
 
 if TYPE_CHECKING:
@@ -69,7 +69,8 @@ def word_relations(names: str | Sequence[str] | None = None, *, folder: str | os
     for name in wanted:
         table = _read(folder / f"{name}.csv")
         table.insert(0, "relation", name)
-        tables.append(table.assign(description=str(descriptions.get(name, ""))))
+        with reading(described, "an object of relation and description"):
+            tables.append(table.assign(description=str(descriptions.get(name, ""))))
     return pd.concat(tables, ignore_index=True)
 
 
