@@ -142,7 +142,7 @@ def read_npz(content: bytes | str | os.PathLike, names: Sequence[str] | None = N
 
     Raises
     ------
-    ValueError, KeyError, zipfile.BadZipFile, ...
+    ValueError, zipfile.BadZipFile, ...
         Whatever is wrong with it; use it within `reading`.
     """
     size = len(content) if isinstance(content, bytes) else regular_size(content)
@@ -152,7 +152,7 @@ def read_npz(content: bytes | str | os.PathLike, names: Sequence[str] | None = N
             raise ValueError("two of its arrays have one name")
         chosen = list(members) if names is None else list(names)
         if missing := [name for name in chosen if name not in members]:
-            raise KeyError(f"no array {', '.join(missing)}")
+            raise ValueError(f"no array {', '.join(missing)}")
         shapes = {name: _check_header(archive, members[name], size) for name in chosen}
         check_memory(sum(members[name].file_size for name in chosen))
         if check is not None:
