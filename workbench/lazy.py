@@ -11,9 +11,12 @@ from __future__ import annotations
 
 import gc
 import importlib
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
+
+from workbench.errors import StorageError, fail
 
 NAMES: dict[str, str] = {
     "WorkbenchError": "workbench.errors",
@@ -175,6 +178,15 @@ def _imported(names: tuple[str, ...]) -> Iterator[Any]:
         yield importlib.import_module(name)
 
 
+def check_working_directory() -> None:
+    """Raise StorageError where it has been deleted: torch ends the process when it is imported there, and numba says nothing of use."""
+    try:
+        os.getcwd()
+    except OSError as error:
+        fail(StorageError, f"the working directory is gone ({error.strerror})", "one that exists, for libraries to be imported in",
+             "change to another one: os.chdir(...)", cause=error)
+
+
 def import_libraries(*names: str) -> None:
     """Import large libraries, and put what they make out of the garbage collector's sight.
 
@@ -191,10 +203,16 @@ def import_libraries(*names: str) -> None:
     names : str
         Dotted module names.
 
+    Raises
+    ------
+    StorageError
+        When the working directory has been deleted.
+
     Source: the documentation of `gc.freeze`.
     """
     if all(name in sys.modules for name in names):
         return
+    check_working_directory()
     running, early = gc.isenabled(), "torch" not in sys.modules
     if early:
         gc.collect()  # what is garbage now would stay

@@ -66,7 +66,7 @@ def test_every_state_between_the_steps_holds_the_old_or_the_new(tmp_path, monkey
     if not first:
         number(1.0).save(tmp_path / "result")
     done, handles = [], []
-    locked = replacing.locked
+    locked = replacing.take
 
     class Killed(BaseException):
         pass
@@ -81,7 +81,7 @@ def test_every_state_between_the_steps_holds_the_old_or_the_new(tmp_path, monkey
         return call
 
     with monkeypatch.context() as patch:
-        patch.setattr(replacing, "locked", lambda *given, **named: handles.append(locked(*given, **named)) or handles[-1])
+        patch.setattr(replacing, "take", lambda *given, **named: handles.append(locked(*given, **named)) or handles[-1])
         for place, name in ((replacing, "_fill"), (replacing, "_remove"), (os, "replace"), (Path, "touch"), (Path, "unlink")):
             patch.setattr(place, name, dying(getattr(place, name)))
         try:

@@ -61,7 +61,7 @@ def map_reduce(accumulator: Accumulator, shards: Iterable[Any | Callable[[], Any
     Raises
     ------
     InputError
-        When `accumulator` lacks a method, there is no shard, or the client is an asynchronous one.
+        When `accumulator` lacks a method, there is no shard, or the client is an asynchronous or a closed one.
     """
     from tqdm.auto import tqdm
 
@@ -70,6 +70,8 @@ def map_reduce(accumulator: Accumulator, shards: Iterable[Any | Callable[[], Any
              "use one of workbench.activations.streaming or write these three methods")
     if client is not None and getattr(client, "asynchronous", False):
         fail(InputError, "an asynchronous dask client", "a synchronous one", "make it with Client(..., asynchronous=False)")
+    if client is not None and getattr(client, "status", "running") != "running":
+        fail(InputError, f"a dask client that is {client.status}", "one that is running", "connect again: cluster(), or Client(address)")
     total, n = copy.deepcopy(accumulator), len(shards) if hasattr(shards, "__len__") else None
     if client is None:
         partials = (_partial(accumulator, shard) for shard in shards)

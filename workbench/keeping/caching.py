@@ -18,9 +18,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from workbench.errors import IntegrityError, NotFoundError, StorageError, WorkbenchWarning, fail
-from workbench.keeping.replacing import replaced_folder, settle, sweep
+from workbench.keeping.replacing import replace_file, replaced_folder, settle, sweep
+from workbench.lazy import check_working_directory
 
 T = TypeVar("T")
+_COMPILED_BYTES = 1 << 19  # what the largest of our functions takes
+_compiled: list[str] = []  # where compiled code has been kept in this process
 
 
 def cache_folder() -> Path:
@@ -68,15 +71,34 @@ def prepare_compilers() -> None:
     """Let numba keep what it compiles in the workbench's cache, unless NUMBA_CACHE_DIR names a place; for whoever imports it.
 
     numba's own places are beside the source and in the home folder; where neither can be written it refuses to define a function.
+
+    Raises
+    ------
+    StorageError
+        When no place can be written to, or the working directory has been deleted: numba cannot be imported there.
     """
-    if "NUMBA_CACHE_DIR" in os.environ:
-        return
-    place = None
-    with contextlib.suppress(StorageError, OSError):
-        place = cache_folder() / "compiled"
-        place.mkdir(parents=True, exist_ok=True)
-    if place is None or not os.access(place, os.W_OK):
-        place = Path(tempfile.mkdtemp(prefix="sae-workbench-compiled-"))
-    os.environ["NUMBA_CACHE_DIR"] = str(place)
-    if "numba" in sys.modules:  # it has read the environment
-        sys.modules["numba"].config.CACHE_DIR = str(place)
+    check_working_directory()
+    chosen = os.environ.get("NUMBA_CACHE_DIR")
+    if chosen is not None and chosen not in _compiled:
+        return  # the user's
+    for place in (*_compiled, _own_place, _temporary_place):  # looked at each time: a disk may have filled up
+        with contextlib.suppress(StorageError, OSError):
+            place = place if isinstance(place, str) else place()
+            replace_file(Path(place) / "probe", bytes(_COMPILED_BYTES))
+            (Path(place) / "probe").unlink()
+            os.environ["NUMBA_CACHE_DIR"] = place
+            if "numba" in sys.modules:  # it has read the environment
+                sys.modules["numba"].config.CACHE_DIR = place
+            if place not in _compiled:
+                _compiled.append(place)
+            return
+    fail(StorageError, "neither the cache nor the folder for temporary files can be written to", "a place for compiled code",
+         "free some space, or set WORKBENCH_CACHE or TMPDIR to a folder that you may write to")
+
+
+def _own_place() -> str:
+    return str(cache_folder() / "compiled")
+
+
+def _temporary_place() -> str:
+    return tempfile.mkdtemp(prefix="sae-workbench-compiled-")

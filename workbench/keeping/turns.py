@@ -87,14 +87,15 @@ def exclusive(folder: str | os.PathLike) -> Iterator[None]:
     OSError
         When the folder cannot be made or opened.
     """
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    found = os.stat(folder)
-    if _HELD.get((found.st_dev, found.st_ino)) == threading.get_ident():
-        yield  # this thread has it already
-        return
-    handle = take(folder)
-    while handle is None:  # it was replaced while we waited
-        handle = take(folder)
+    handle = None
+    while handle is None:  # again when it was replaced or removed while we waited
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            found = os.stat(folder)
+            if _HELD.get((found.st_dev, found.st_ino)) == threading.get_ident():
+                yield  # this thread has it already
+                return
+            handle = take(folder)
     try:
         yield
     finally:
