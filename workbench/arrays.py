@@ -115,7 +115,7 @@ def check_range(array: np.ndarray, name: str, *, largest: float = LARGEST, small
     """Raise InputError for NaN, infinity, whole numbers that float64 cannot hold, and magnitudes whose squares cannot be summed."""
     with np.errstate(invalid="ignore"):
         low, high = np.min(array), np.max(array)
-    size = max(abs(float(low)), abs(float(high)))
+    size = max(abs(low.item()), abs(high.item()))
     if array.dtype.kind in "iu":
         if size > _WHOLE:
             fail(InputError, f"{name} holds whole numbers up to {size:.3g}", "numbers up to 2^53, which float64 holds exactly",
@@ -155,7 +155,7 @@ def as_tensor(value: Any, name: str = "the tensor", **limits: Any) -> Any:
     array = numbers(value, name, **limits)
     if isinstance(value, torch.Tensor) and value.is_floating_point():
         return value.detach()
-    return torch.from_numpy(np.require(array, requirements=["C", "W"]))
+    return torch.from_numpy(array if array.flags.writeable and min(array.strides, default=0) >= 0 else array.copy())
 
 
 def as_csr(value: Any, name: str = "the codes", *, shape: Sequence[int | None] = (None, None), least: Sequence[int] = (0,),
@@ -173,15 +173,16 @@ def as_csr(value: Any, name: str = "the codes", *, shape: Sequence[int | None] =
     if not is_sparse(value):
         dense = numbers(value, name, shape=shape, least=least, largest=largest)
         return sp.csr_matrix(dense.astype(np.float32) if dense.dtype == np.float16 else dense)
-    if hasattr(value, "detach"):
-        value = value.detach().cpu().to_sparse().coalesce()
-        value = sp.coo_matrix((as_numpy(value.values(), name), value.indices().numpy()), shape=tuple(value.shape))
     try:
+        if hasattr(value, "detach"):
+            value = (value.double() if str(value.dtype).startswith(("torch.int", "torch.uint")) else value).detach().cpu()
+            value = value.to_sparse().coalesce()  # in float64, where small whole numbers do not run over
+            value = sp.coo_matrix((as_numpy(value.values(), name), value.indices().numpy()), shape=tuple(value.shape))
         if hasattr(value, "indptr"):  # of a copy, because the check prunes what it looks at
             value = type(value)((value.data, value.indices, value.indptr), shape=value.shape)
             value.check_format(full_check=True)
         csr = sp.csr_matrix(value)
-    except (ValueError, IndexError) as error:
+    except (ValueError, IndexError, TypeError, RuntimeError) as error:
         fail(InputError, f"{name} is no valid sparse matrix ({error})", "indices within its shape, row pointers that only grow",
              "build it again from its entries", cause=error)  # fmt: skip
     if csr.dtype.kind not in "fiub":

@@ -104,7 +104,7 @@ def test_saved_and_loaded(tmp_path):
 
 @pytest.mark.parametrize(("scores", "truth", "words"), [
     (np.arange(4.0), np.zeros(4, bool), "empty"), (np.arange(4.0), np.ones(4, bool), "full"), (np.arange(4.0), np.ones(5, bool), "scores"),
-    (np.array([0, np.nan]), np.array([True, False]), "NaN"), (np.arange(4.0), np.array([0, 1, 2, 0]), "neither"),
+    (np.array([0, np.nan]), np.array([True, False]), "NaN"), (np.arange(4.0), np.array([0, 1, 2, 0]), "other than 0 and 1"),
     (np.zeros((2, 2)), {(0, 5)}, "indices within"), (np.zeros((2, 2)), set(), "empty"),
 ])  # fmt: skip
 def test_bad_input(scores, truth, words):

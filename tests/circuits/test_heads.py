@@ -75,7 +75,7 @@ def test_bad_input(models):
         head_outputs(model, np.full((2, 4), 9999))
     with pytest.raises(MismatchError, match="65 positions"):
         head_outputs(model, np.zeros((2, 65), dtype=int))
-    with pytest.raises(InputError, match="last of shape"):
+    with pytest.raises(InputError, match="last from 9"):
         head_outputs(model, some_tokens(model), last=np.full(5, 9))
 
 

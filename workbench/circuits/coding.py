@@ -166,7 +166,7 @@ def head_codes(
 
 
 def _checked(outputs: Any) -> Any:
-    x = as_tensor(outputs, "head outputs (n, L, H, d)", ndim=4, largest=LARGEST_SINGLE).float()
+    x = as_tensor(outputs, "head outputs", ndim=4, largest=LARGEST_SINGLE).float()
     if len(x) < FEWEST:
         fail(InputError, f"{len(x)} examples", f"at least {FEWEST}", "pass more prompts")
     return x

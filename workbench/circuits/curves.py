@@ -98,7 +98,7 @@ def head_curve(
     import torch
 
     layers, heads = model.cfg.n_layers, model.cfg.n_heads
-    values = numbers(scores, "scores of this model's heads", shape=(layers, heads), largest=np.inf, dtype=np.float64)
+    values = numbers(scores, "scores", shape=(layers, heads), largest=np.inf, dtype=np.float64)
     if ablation not in ABLATIONS:
         fail(InputError, f"ablation={ablation!r}", f"one of {ABLATIONS}", "name one of these")
     base, source = _sides(model, task, "noising")
@@ -163,7 +163,7 @@ def latent_curve(
     import torch
 
     hook, F = _site(model, sae), sae.W_dec.shape[0]
-    values = numbers(scores, "scores of the SAE's latents", shape=(F,), largest=np.inf, dtype=np.float64)
+    values = numbers(scores, "scores", shape=(F,), largest=np.inf, dtype=np.float64)
     positive, negative = token_ids(model, task.positive), token_ids(model, task.negative)
     parts = []
     for rows in batches(len(positive), batch_size):

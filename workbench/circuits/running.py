@@ -73,7 +73,7 @@ def last_positions(model: Any, ids: np.ndarray, last: Any = None) -> np.ndarray:
         pad = getattr(tokenizer, "bos_token_id", None) if pad is None else pad
         other = ids != (-1 if pad is None else pad)
         return np.where(other.any(1), length - 1 - other[:, ::-1].argmax(1), length - 1)
-    return whole_numbers(last, "last, the position of each row's last token,", shape=(n,), low=0, high=length - 1)
+    return whole_numbers(last, "last", shape=(n,), low=0, high=length - 1)
 
 
 def batches(n: int, size: int) -> list[slice]:

@@ -240,7 +240,7 @@ def code_sweep(
 
     import pandas as pd
 
-    outputs = as_tensor(outputs, "head outputs (n, L, H, d)", ndim=4)
+    outputs = as_tensor(outputs, "head outputs", ndim=4)
     labels = flags(is_positive, "labels", shape=(len(outputs),))
     rows = []
     for values in itertools.product(*settings.values()):
