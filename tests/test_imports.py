@@ -137,3 +137,12 @@ def test_the_collector_works_again_after_an_import_that_failed():
     with pytest.raises(ModuleNotFoundError, match="no_such_library"):
         import_libraries("no_such_library")
     assert gc.isenabled()
+
+
+def test_no_module_imports_itself_through_others():
+    import grimp
+    import networkx as nx
+
+    graph = grimp.build_graph("workbench")
+    imports = nx.DiGraph((module, other) for module in graph.modules for other in graph.find_modules_directly_imported_by(module))
+    assert [circle for circle in nx.strongly_connected_components(imports) if len(circle) > 1] == []

@@ -16,8 +16,6 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from workbench.errors import StorageError, fail
-
 NAMES: dict[str, str] = {
     "WorkbenchError": "workbench.errors",
     "InputError": "workbench.errors",
@@ -183,6 +181,8 @@ def check_working_directory() -> None:
     try:
         os.getcwd()
     except OSError as error:
+        from workbench.errors import StorageError, fail
+
         fail(StorageError, f"the working directory is gone ({error.strerror})", "one that exists, for libraries to be imported in",
              "change to another one: os.chdir(...)", cause=error)
 

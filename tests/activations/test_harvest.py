@@ -16,7 +16,7 @@ import torch
 
 from workbench.activations import ActivationStore, harvest
 from workbench.activations.capture import activations_of, fused_attention, fused_attention_agrees
-from workbench.errors import InputError, MismatchError, NotFoundError, StorageError
+from workbench.errors import InputError, IntegrityError, MismatchError, NotFoundError, StorageError
 from workbench.keeping import exclusive, unseal
 from workbench.sources.passes import model_sha256
 
@@ -198,6 +198,37 @@ def test_resuming_another_harvest_is_refused_and_names_the_difference(change, na
     fresh = harvest(model, text, store=tmp_path / "s", progress=False, resume=False, **arguments)
     ActivationStore.open(tmp_path / "s").verify()
     assert fresh.n_tokens == text.n_tokens
+
+
+def test_an_open_store_never_gives_rows_of_another_text(llama, tokens, make_tokens, tmp_path):
+    """Opened, read, harvested anew with another text, and read again: its own rows or a clear error."""
+    arguments = {"store": tmp_path / "s", "batch_size": 2, "shard_tokens": 32, "progress": False}
+    harvest(llama, tokens, HOOK, **arguments)
+    opened, unread = ActivationStore.open(tmp_path / "s"), ActivationStore.open(tmp_path / "s")
+    own = opened.read(HOOK)
+    other = harvest(llama, make_tokens(seed=9), HOOK, resume=False, **arguments)
+    for store in (opened, unread):
+        with pytest.raises(IntegrityError, match="made anew"):
+            store.read(HOOK)
+        with pytest.raises(IntegrityError, match="made anew"):
+            store.loaders(HOOK)[0]()
+    assert not np.array_equal(other.read(HOOK), own)
+    harvest(llama, tokens, HOOK, resume=False, **arguments)
+    np.testing.assert_array_equal(opened.read(HOOK), own)  # its own text is there again, to the last bit
+
+
+def test_a_replacement_that_fails_leaves_the_old_harvest(llama, tokens, make_tokens, tmp_path, monkeypatch):
+    arguments = {"store": tmp_path / "s", "batch_size": 2, "shard_tokens": 32, "progress": False}
+    harvest(llama, tokens, HOOK, **arguments)
+    before = files(tmp_path / "s")
+    module = sys.modules[harvest.__module__]
+    monkeypatch.setattr(module, "_compute", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        harvest(llama, make_tokens(seed=9), HOOK, resume=False, **arguments)
+    assert files(tmp_path / "s") == before
+    monkeypatch.undo()
+    harvest(llama, tokens, HOOK, **arguments)
+    assert [path.name for path in tmp_path.iterdir()] == ["s"]  # nothing of the other one is left
 
 
 def test_a_small_disk_is_refused_with_the_bytes_required(llama, tokens, tmp_path, monkeypatch):

@@ -137,7 +137,7 @@ def test_a_complete_harvest_is_read_without_a_lock_and_without_writing(llama, tm
     ids = np.random.default_rng(0).integers(3, 300, size=(6, 16))
     first = harvest(llama, ids, "blocks.0.hook_resid_post", store=tmp_path / "store", progress=False)
     before = {path: path.stat().st_mtime_ns for path in [first.path, *first.path.iterdir()]}
-    for name in ("exclusive", "replace_file", "sweep"):
+    for name in ("exclusive", "replace_file"):
         monkeypatch.setattr(module, name, lambda *_: pytest.fail("it was written to"))
     again = harvest(llama, ids, "blocks.0.hook_resid_post", store=tmp_path / "store", progress=False)
     np.testing.assert_array_equal(again.read("blocks.0.hook_resid_post"), first.read("blocks.0.hook_resid_post"))

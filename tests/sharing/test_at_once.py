@@ -11,7 +11,7 @@ import torch
 
 from workbench.darkmatter.downstream import reconstruct
 from workbench.errors import InputError
-from workbench.keeping import Turns, lock_of, using
+from workbench.keeping import Setting, Turns, lock_of, using
 from workbench.sources.passes import altered, private
 
 _spec = importlib.util.spec_from_file_location("at_once", Path(__file__).with_name("at_once.py"))
@@ -158,3 +158,20 @@ def test_a_model_with_somebodys_hooks_is_refused_and_harvested_on_purpose(llama,
         llama.reset_hooks()
     with pytest.raises(MismatchError, match="hooked"):
         harvest(llama, tokens, HOOK, store=tmp_path / "zeroed", progress=False)
+
+
+def test_a_setting_of_the_process_is_put_back_by_the_last_of_several():
+    value = ["as it was"]
+
+    def change():
+        before, value[0] = value[0], "changed"
+        return lambda: value.__setitem__(0, before)
+
+    setting = Setting(change)
+    first, second = setting(), setting()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)  # the one that began first ends first
+    assert value == ["changed"]
+    second.__exit__(None, None, None)
+    assert value == ["as it was"]

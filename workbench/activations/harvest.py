@@ -108,12 +108,11 @@ def harvest(model: Any, tokens: Tokens, hooks: str | Sequence[str], *, store: st
         plan = _plan(model, names, tokens, seen, device, batch_size, dtype, shard_tokens, hooked)
         folder = settle(store) if store is not None else cache_entry("activations", _key(plan))
         if resume and (done := _finished(folder, plan)) is not None:
+            sweep(folder.parent, folder.name)
             return ActivationStore(folder, done, tokens, checked=True)
         with storing(folder), exclusive(folder):
-            beside = folder.with_name(f".{folder.name}.new")
-            place = beside if not resume and (folder / MANIFEST).is_file() else folder
-            if place == folder:
-                shutil.rmtree(beside, ignore_errors=True)  # of one that was killed
+            sweep(folder.parent, folder.name)  # what one that was killed left
+            place = folder if resume or not (folder / MANIFEST).is_file() else folder.with_name(f".{folder.name}.new.part")
             with exclusive(place) if place != folder else contextlib.nullcontext():
                 manifest = _resumed(place, plan, resume)
                 _write_all(model, names, tokens, seen, place, manifest, device, progress)

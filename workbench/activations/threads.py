@@ -15,37 +15,28 @@ from __future__ import annotations
 import collections
 import contextlib
 import functools
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
+from workbench.keeping import Setting
+
 WORTH = 1 << 28
-_GUARD, _limits = threading.Lock(), []  # of the contexts that are open; the first knows how many threads there were
 Job, Done = TypeVar("Job"), TypeVar("Done")
 
 
-@contextlib.contextmanager
-def few_threads(products: float) -> Iterator[None]:
-    """A context in which a problem of so many products a step runs with one thread if it is small.
-
-    The number of threads belongs to the whole process: it is put back when the last of several such contexts ends.
-    """
-    if products >= WORTH:
-        yield
-        return
+def _limit() -> Callable[[], None]:
     from threadpoolctl import threadpool_limits
 
-    with _GUARD:
-        _limits.append(threadpool_limits(1))
-    try:
-        yield
-    finally:
-        with _GUARD:
-            if len(_limits) > 1:
-                del _limits[-1]  # made when the number was one: it would put back one
-            else:
-                _limits.pop().restore_original_limits()
+    return threadpool_limits(1).restore_original_limits
+
+
+_one_thread = Setting(_limit)
+
+
+def few_threads(products: float) -> contextlib.AbstractContextManager:
+    """A context in which a problem of so many products a step runs with one thread if it is small."""
+    return _one_thread() if products < WORTH else contextlib.nullcontext()
 
 
 def small_problems(function: Callable) -> Callable:

@@ -2,7 +2,8 @@
 
 1. Every model and coder has a lock, made when it is first asked for and gone with it. Threads get it in the order of asking, so that a
    long harvest, which gives it back after every batch, never keeps a slider waiting for more than a batch.
-2. A folder's lock belongs to the folder itself (no file of its own), so that a kill releases it and nothing is left behind.
+2. A setting of the whole process that several threads need changed is changed once and put back once.
+3. A folder's lock belongs to the folder itself (no file of its own), so that a kill releases it and nothing is left behind.
 
 Source: flock(2).
 """
@@ -15,7 +16,7 @@ import fcntl
 import os
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,28 @@ class Turns:
             if not self._depth:
                 self._owner = None
                 self._changed.notify_all()
+
+
+class Setting:
+    """Something of the whole process that several threads may change at once: the first finds it as it was, the last puts it back."""
+
+    def __init__(self, change: Callable[[], Callable[[], Any]]) -> None:
+        self._change, self._guard, self._depth = change, threading.Lock(), 0
+
+    @contextlib.contextmanager
+    def __call__(self) -> Iterator[None]:
+        """Within the block it is changed; `change()` changes it, and gives the function that puts it back."""
+        with self._guard:
+            if not self._depth:
+                self._restore = self._change()
+            self._depth += 1
+        try:
+            yield
+        finally:
+            with self._guard:
+                self._depth -= 1
+                if not self._depth:
+                    self._restore()
 
 
 _TURNS: weakref.WeakKeyDictionary[Any, Turns] = weakref.WeakKeyDictionary()

@@ -12,10 +12,11 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from workbench.errors import IntegrityError, NotFoundError, OfflineError, WorkbenchError, fail
+from workbench.keeping import Setting
 
 PROBE_SECONDS = 3.0
 _REMEMBERED_SECONDS = 60.0
@@ -62,17 +63,19 @@ def _probe(address: str, timeout: float, answers: list[bool | Exception]) -> Non
         answers.append(error)
 
 
-@contextlib.contextmanager
-def cache_only() -> Iterator[None]:
-    """Make every library that uses huggingface_hub take files from its cache, instead of waiting for a network that is not there."""
+def _go_offline() -> Callable[[], None]:
     from huggingface_hub import constants
 
-    before = constants.HF_HUB_OFFLINE
-    constants.HF_HUB_OFFLINE = True
-    try:
-        yield
-    finally:
-        constants.HF_HUB_OFFLINE = before
+    before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
+    return lambda: setattr(constants, "HF_HUB_OFFLINE", before)
+
+
+_offline = Setting(_go_offline)
+
+
+def cache_only() -> contextlib.AbstractContextManager:
+    """Make every library that uses huggingface_hub take files from its cache, instead of waiting for a network that is not there."""
+    return _offline()
 
 
 def fetch(repo_id: str, patterns: Sequence[str], *, ignore: Sequence[str] = (), revision: str | None = None) -> Path:

@@ -10,15 +10,14 @@ Source: TransformerLens 3 `TransformerBridge.boot_transformers`; `HookedTransfor
 
 from __future__ import annotations
 
-import contextlib
 import importlib.metadata
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.errors import InputError, IntegrityError, NotFoundError, OfflineError, fail
-from workbench.keeping import file_sha256, inside, read_json, reading
+from workbench.keeping import Setting, file_sha256, inside, read_json, reading
 from workbench.lazy import import_libraries
 from workbench.sources import hub, zoo
 from workbench.sources.files import check_safetensors, close_matches, did_you_mean, verify_weights
@@ -232,8 +231,7 @@ class _Recorder:
         return model
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def _silence() -> Callable[[], None]:
     """No progress bar and no load report: what they would say is checked and raised here."""
     import transformers
 
@@ -241,12 +239,16 @@ def _quiet() -> Iterator[None]:
     bar, level = log.is_progress_bar_enabled(), log.get_verbosity()
     log.disable_progress_bar()
     log.set_verbosity_error()
-    try:
-        yield
-    finally:
+
+    def restore() -> None:
         log.set_verbosity(level)
         if bar:
             log.enable_progress_bar()
+
+    return restore
+
+
+_quiet = Setting(_silence)
 
 
 def _boot(folder: Path, device: torch.device, dtype: torch.dtype) -> TransformerBridge:
