@@ -12,6 +12,7 @@ import contextlib
 import os
 import sys
 import tempfile
+import threading
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,7 @@ from workbench.lazy import check_working_directory
 
 T = TypeVar("T")
 _COMPILED_BYTES = 1 << 19  # what the largest of our functions takes
+_GUARD = threading.Lock()
 _compiled: list[str] = []  # where compiled code has been kept in this process
 
 
@@ -81,17 +83,18 @@ def prepare_compilers() -> None:
     chosen = os.environ.get("NUMBA_CACHE_DIR")
     if chosen is not None and chosen not in _compiled:
         return  # the user's
-    for place in (*_compiled, _own_place, _temporary_place):  # looked at each time: a disk may have filled up
-        with contextlib.suppress(StorageError, OSError):
-            place = place if isinstance(place, str) else place()
-            replace_file(Path(place) / "probe", bytes(_COMPILED_BYTES))
-            (Path(place) / "probe").unlink()
-            os.environ["NUMBA_CACHE_DIR"] = place
-            if "numba" in sys.modules:  # it has read the environment
-                sys.modules["numba"].config.CACHE_DIR = place
-            if place not in _compiled:
-                _compiled.append(place)
-            return
+    with _GUARD:
+        for place in (*_compiled, _own_place, _temporary_place):  # looked at each time: a disk may have filled up
+            with contextlib.suppress(StorageError, OSError):
+                place = place if isinstance(place, str) else place()
+                replace_file(Path(place) / "probe", bytes(_COMPILED_BYTES))
+                (Path(place) / "probe").unlink(missing_ok=True)
+                os.environ["NUMBA_CACHE_DIR"] = place
+                if (config := getattr(sys.modules.get("numba"), "config", None)) is not None:  # it has read the environment
+                    config.CACHE_DIR = place
+                if place not in _compiled:
+                    _compiled.append(place)
+                return
     fail(StorageError, "neither the cache nor the folder for temporary files can be written to", "a place for compiled code",
          "free some space, or set WORKBENCH_CACHE or TMPDIR to a folder that you may write to")
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from workbench.arrays import as_numpy
+from workbench.arrays import whole_numbers
 from workbench.errors import InputError, fail
 from workbench.results import Result, provenance
 
@@ -116,14 +116,9 @@ class Tokens(Result):
         InputError
             When ids are not integers, negative, or not two-dimensional.
         """
-        ids = as_numpy(ids)
-        if ids.ndim != 2 or ids.dtype.kind not in "iu" or ids.size == 0 or ids.min() < 0:
-            fail(
-                InputError,
-                f"ids of shape {ids.shape} and dtype {ids.dtype}",
-                "a non-empty array (n_contexts, context) of integers >= 0",
-                "pass token ids, one context a row",
-            )
+        ids = whole_numbers(ids, "ids", ndim=2, low=0, high=np.iinfo(np.int32).max)
+        if not ids.size:
+            fail(InputError, f"ids of shape {ids.shape}", "a non-empty array (n_contexts, context)", "pass token ids, one context a row")
         ids = ids.astype(np.int32)
         vocabulary, name, digest = describe_tokenizer(tokenizer) if tokenizer is not None else (np.array([], dtype=str), "", "")
         if tokenizer is not None:
