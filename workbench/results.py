@@ -167,7 +167,7 @@ class Result:
             fail(NotFoundError, f"{index} does not exist", "the two files that save() wrote",
                  "check the path, or compute and save the result again")
         with reading(index.with_suffix(""), "the two files as save() wrote them", "compute and save the result again"):
-            content, packed = read_pair(index, data, _content, lambda content: unseal(content)["npz_sha256"])
+            content, packed = read_pair(index, data, read_bytes, lambda content: unseal(content)["npz_sha256"])
             document = unseal(content)
             result = _unpack(document, read_npz(packed, document["arrays"]))
         if not isinstance(result, cls):
@@ -242,13 +242,6 @@ def _npz(arrays: Mapping[str, np.ndarray]) -> bytes:
             with archive.open(member, "w", force_zip64=True) as file:
                 np.lib.format.write_array(file, array, allow_pickle=False)
     return buffer.getvalue()
-
-
-def _content(path: Path) -> bytes:
-    """Of a file of the pair; nothing where another process has just moved it to its other place."""
-    with contextlib.suppress(NotFoundError):
-        return read_bytes(path)
-    return b""
 
 
 def _pack(result: Result, prefix: str, arrays: dict[str, np.ndarray]) -> dict:

@@ -127,7 +127,7 @@ def test_from_ids_knows_bos_zero_and_trailing_padding_only():
 
 @pytest.mark.parametrize("ids", [np.zeros((0, 4), int), np.zeros(4, int), np.zeros((2, 2)), np.array([[-1, 2]])])
 def test_from_ids_refuses_what_is_no_token_array(ids):
-    with pytest.raises(InputError, match="integers >= 0"):
+    with pytest.raises(InputError, match="Expected"):
         Tokens.from_ids(ids)
 
 

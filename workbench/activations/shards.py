@@ -17,12 +17,10 @@ from typing import Any, Self
 import numpy as np
 import scipy.sparse as sp
 
-from workbench.activations.store import MANIFEST, Shards, read_manifest, shard_name
+from workbench.activations.store import CODES, MANIFEST, Shards, read_manifest, shard_name
 from workbench.errors import IntegrityError, fail
 from workbench.keeping import reading, replace_file, replaced_folder, seal, settle
 from workbench.sources.tokens import Tokens
-
-FORMAT = "sae-workbench codes 1"
 
 
 class CodesWriter:
@@ -33,7 +31,7 @@ class CodesWriter:
 
     def __init__(self, path: str | os.PathLike, tokens: Tokens, n_latents: int, hook: str, provenance: dict) -> None:
         self.path, self._tokens, self._stack = Path(path), tokens, contextlib.ExitStack()
-        self.manifest = {"format": FORMAT, "n_latents": n_latents, "hook": hook, "provenance": provenance, "tokens_sha256": tokens.sha256,
+        self.manifest = {"format": CODES, "n_latents": n_latents, "hook": hook, "provenance": provenance, "tokens_sha256": tokens.sha256,
                          "shards": []}
 
     def __enter__(self) -> Self:
@@ -86,7 +84,7 @@ class StoredPieces:
 def load_codes(path: str | os.PathLike) -> dict[str, Any]:
     """What `FeatureCodes` is built from, of a folder that `CodesWriter` finished."""
     path = settle(path)
-    manifest, tokens = read_manifest(path, FORMAT), Tokens.load(path / "tokens")
+    manifest, tokens = read_manifest(path, CODES), Tokens.load(path / "tokens")
     pieces = StoredPieces(path, manifest)
     keep = pieces.keep()
     if tokens.sha256 != manifest["tokens_sha256"] or len(keep) != tokens.n_tokens:

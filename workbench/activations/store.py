@@ -24,13 +24,20 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int
 
 from workbench.errors import InputError, IntegrityError, MismatchError, NotFoundError, fail
-from workbench.keeping import file_sha256, read_bytes, reading, settle, unseal
+from workbench.keeping import file_sha256, read_bytes, reading, regular_size, settle, unseal
 from workbench.keeping.reading import LARGEST_TEXT
 from workbench.sources.passes import model_sha256
 from workbench.sources.tokens import Tokens
 
 FORMAT = "sae-workbench activations 1"
 MANIFEST = "manifest.json"
+CODES = "sae-workbench codes 1"
+# What a manifest must hold, and of which type.
+_FIELDS = {
+    FORMAT: {"model": dict, "tokens_sha256": str, "hooks": dict, "dtype": str, "batch_size": int, "contexts_per_shard": int, "hooked": bool,
+             "probe": dict, "n_contexts": int, "attention": str, "weights": str, "shards": list, "provenance": dict},
+    CODES: {"n_latents": int, "hook": str, "provenance": dict, "tokens_sha256": str, "shards": list},
+}
 _MEND = "harvest again into the same folder: intact shards are kept and this one is computed anew"
 
 
@@ -57,10 +64,15 @@ def read_manifest(folder: Path, kind: str = FORMAT) -> dict:
         manifest = unseal(read_bytes(path, limit=LARGEST_TEXT))
         if manifest["format"] != kind:
             raise ValueError(f"its format is {manifest['format']!r}")
-        names = [shard["file"] for shard in manifest["shards"]]
+        for name, types in _FIELDS[kind].items():
+            if not isinstance(manifest[name], types) or isinstance(manifest[name], bool) is not (types is bool):
+                raise TypeError(f"its {name} is a {type(manifest[name]).__name__}")
         numbers = [shard.get("index", i) for i, shard in enumerate(manifest["shards"])]
-        if names != [shard_name(number) for number in numbers] or numbers != sorted(set(numbers)):
+        if [shard["file"] for shard in manifest["shards"]] != [shard_name(number) for number in numbers] or numbers != sorted(set(numbers)):
             raise ValueError("its shards are not in order")
+        size = "bytes" if kind == FORMAT else "rows"
+        if not all(isinstance(shard["sha256"], str) and isinstance(shard[size], int) for shard in manifest["shards"]):
+            raise ValueError("its shards have no hashes or sizes")
     return manifest
 
 
@@ -97,6 +109,7 @@ class Shards:
     def check(self, file: str) -> None:
         """Raise IntegrityError, naming the file, unless its bytes have their SHA-256."""
         path = self.folder / file
+        regular_size(path, mend=_MEND)
         signature = _signature(path)
         with reading(path, "the shard as it was written", _MEND):
             found = file_sha256(path)
@@ -157,6 +170,12 @@ class ActivationStore:
         if tokens.sha256 != manifest["tokens_sha256"]:
             fail(IntegrityError, f"{path}/tokens is not the text of this store", f"tokens with SHA-256 {manifest['tokens_sha256'][:12]}…",
                  "restore the file or harvest into another folder")
+        with reading(path / MANIFEST, "widths of hooks, and at least one context a shard", "harvest again into another folder"):
+            if manifest["n_contexts"] != tokens.n_contexts or manifest["contexts_per_shard"] < 1:
+                raise ValueError("its contexts are not those of the text")
+            if not all(isinstance(width, int) and width > 0 for width in manifest["hooks"].values()):
+                raise ValueError("its hooks have no widths")
+            manifest["model"]["sha256"], manifest["model"]["name"]
         store = cls(path, manifest, tokens)
         missing = [shard_name(i) for i in range(len(store.starts) - 1) if i not in {shard["index"] for shard in manifest["shards"]}]
         if missing:

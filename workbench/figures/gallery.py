@@ -17,7 +17,7 @@ import re
 from pathlib import Path
 from urllib.parse import quote
 
-from workbench.errors import IntegrityError, StorageError, fail
+from workbench.errors import IntegrityError, StorageError, WorkbenchError, fail
 from workbench.figures.text import visible
 from workbench.keeping import exclusive, read_json, reading, replace_file, storing
 
@@ -64,7 +64,7 @@ def readings(notebook: Path) -> dict[str, str]:
     notebook : path
         An .ipynb file.
     """
-    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    cells = read_json(notebook)["cells"]
     sources = [(cell["cell_type"], "".join(cell["source"])) for cell in cells]
     found = {}
     for (kind, source), (below_kind, below) in zip(sources, sources[1:], strict=False):
@@ -157,15 +157,15 @@ def _readings_or_none(path: Path) -> dict[str, str]:
     """`readings`, or none of a notebook that is broken: reproduce tells of it in its table, and the page is still written."""
     try:
         return readings(path)
-    except (ValueError, KeyError, TypeError, SyntaxError):
+    except (WorkbenchError, ValueError, KeyError, TypeError, SyntaxError):
         return {}
 
 
 def _title(path: Path) -> str:
     """The notebook's first heading, else its name."""
     try:
-        first = "".join(json.loads(path.read_text(encoding="utf-8"))["cells"][0]["source"])
-    except (ValueError, KeyError, TypeError, IndexError):
+        first = "".join(read_json(path)["cells"][0]["source"])
+    except (WorkbenchError, ValueError, KeyError, TypeError, IndexError):
         return path.stem
     return first.splitlines()[0].removeprefix("# ").strip() if first.startswith("# ") else path.stem
 

@@ -24,7 +24,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from workbench.errors import IntegrityError, StorageError, WorkbenchError, fail
+from workbench.errors import IntegrityError, NotFoundError, StorageError, WorkbenchError, fail
 from workbench.keeping.turns import exclusive, give_back, take
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
@@ -98,8 +98,9 @@ def read_pair(index: str | os.PathLike, data: str | os.PathLike, read: Callable[
     while True:
         expected = told_sha256(content)
         for place in (data, _waiting_place(data, expected), data):
-            if place.is_file() and hashlib.sha256(found := read(place)).hexdigest() == expected:
-                return content, found
+            with contextlib.suppress(NotFoundError, FileNotFoundError):  # it may move from one place to the other meanwhile
+                if hashlib.sha256(found := read(place)).hexdigest() == expected:
+                    return content, found
         before, content = content, read(index)  # replaced while we read?
         if content == before:
             fail(IntegrityError, f"{data} is not the file that was written with {index.name}", f"SHA-256 {expected[:12]}…",

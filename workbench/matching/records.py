@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from workbench.errors import InputError, IntegrityError, NotFoundError, fail
+from workbench.keeping.reading import read_csv
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,14 +55,12 @@ def overlap_records(name: str = "tokens", *, folder: str | Path | None = None) -
     IntegrityError
         When it lacks a column or a number.
     """
-    import pandas as pd
-
     root = Path(os.environ.get("WORKBENCH_DATA") or Path(__file__).resolve().parents[2] / "data")
     path = (Path(folder) if folder is not None else root / "matching") / f"overlap_by_{name}.csv"
     if not path.is_file():
         fail(NotFoundError, f"no recorded overlaps {path}", "overlap_by_tokens.csv or overlap_by_recipe.csv",
              "check the name, or make them with `workbench train overlap-curve` and `workbench train overlap-recipes`")  # fmt: skip
-    table = pd.read_csv(path)
+    table = read_csv(path)
     missing = [column for column in REQUIRED if column not in table or table[column].isna().any()]
     if missing or not len(table):
         fail(IntegrityError, f"{path} of {len(table)} rows, without or with gaps in {', '.join(missing) or 'nothing'}",
