@@ -67,7 +67,7 @@ def read_manifest(folder: Path, kind: str = FORMAT) -> dict:
         for name, types in _FIELDS[kind].items():
             if not isinstance(manifest[name], types) or isinstance(manifest[name], bool) is not (types is bool):
                 raise TypeError(f"its {name} is a {type(manifest[name]).__name__}")
-        numbers = [shard.get("index", i) for i, shard in enumerate(manifest["shards"])]
+        numbers = [shard["index"] if kind == FORMAT else i for i, shard in enumerate(manifest["shards"])]
         if [shard["file"] for shard in manifest["shards"]] != [shard_name(number) for number in numbers] or numbers != sorted(set(numbers)):
             raise ValueError("its shards are not in order")
         size = "bytes" if kind == FORMAT else "rows"
