@@ -2,6 +2,7 @@
 
 - `tiny_tokenizer`: a byte-level BPE of 384 tokens with `<bos>` (id 0), `<eos>` and `<pad>`
 - `tiny_llama`, `tiny_gpt2`: folders of 2-layer, 4-head, d=32 Hugging Face models (float32 safetensors) with that tokenizer
+- `open_chromium`: a browser for all tests that look at pages
 - `tiny_sae`: a SAELens folder, TopK k=8, 64 latents, for `tiny_llama` at `blocks.1.hook_resid_post`
 """
 
@@ -107,3 +108,22 @@ def sae(tiny_sae):
     import workbench
 
     return workbench.load_sae(str(tiny_sae), device="cpu")
+
+
+@pytest.fixture(scope="session")
+def open_chromium():
+    """A headless Chromium: the system's, or one that Playwright downloaded before. One a session: Playwright allows no second one."""
+    from playwright.sync_api import sync_playwright
+
+    from workbench.figures.browser import find_browser
+
+    with sync_playwright() as playwright:
+        path = find_browser() or playwright.chromium.executable_path
+        if not os.access(path, os.X_OK):
+            mend = "no Chromium; Debian and Ubuntu: apt-get install chromium; elsewhere: playwright install chromium; or set BROWSER_PATH"
+            pytest.fail(mend) if os.environ.get("CI") else pytest.skip(mend)
+        # software WebGL: the machines that check this have no graphics card
+        options = ["--no-sandbox", "--enable-unsafe-swiftshader", "--disable-dev-shm-usage", "--disable-background-networking"]
+        browser = playwright.chromium.launch(executable_path=path, args=options)
+        yield browser
+        browser.close()

@@ -23,8 +23,6 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from workbench.figures.browser import find_browser
-
 ROOT = Path(__file__).resolve().parents[2]
 START_SECONDS, STEP_SECONDS = 400, 60  # generous: a busy machine without a graphics card draws WebGL slowly
 WIDE, NARROW, HEIGHT = 1280, 800, 1000
@@ -303,27 +301,10 @@ def _address(log: Path, process: subprocess.Popen) -> tuple[str, str]:
 
 
 @pytest.fixture(scope="session")
-def chromium():
-    """A headless Chromium: the system's, or one that Playwright downloaded before."""
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        path = find_browser() or playwright.chromium.executable_path
-        if not os.access(path, os.X_OK):
-            mend = "no Chromium; Debian and Ubuntu: apt-get install chromium; elsewhere: playwright install chromium; or set BROWSER_PATH"
-            pytest.fail(mend) if os.environ.get("CI") else pytest.skip(mend)
-        # software WebGL: the machines that check this have no graphics card
-        options = ["--no-sandbox", "--enable-unsafe-swiftshader", "--disable-dev-shm-usage", "--disable-background-networking"]
-        browser = playwright.chromium.launch(executable_path=path, args=options)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture(scope="session")
-def _desk(chromium, lab):
+def _desk(open_chromium, lab):
     screenshots = Path(os.environ.get("WORKBENCH_SCREENSHOTS", ROOT / "build" / "screenshots"))
     screenshots.mkdir(parents=True, exist_ok=True)
-    context = chromium.new_context(viewport={"width": WIDE, "height": HEIGHT})
+    context = open_chromium.new_context(viewport={"width": WIDE, "height": HEIGHT})
     page = context.new_page()
     page.set_default_timeout(STEP_SECONDS * 1000)
     yield Desk(page, lab, screenshots)

@@ -36,8 +36,8 @@ MAKERS = {}
 
 
 @pytest.fixture(scope="module")
-def reader():
-    with hostile.reading() as one:
+def reader(open_chromium):
+    with hostile.reading(open_chromium) as one:
         yield one
 
 

@@ -11,13 +11,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 from typing import NamedTuple
-
-import pytest
-
-from workbench.figures.browser import find_browser
 
 _SHOWN = {  # the tail of a token: as a reader sees it
     "<b>def</b>": "<b>def</b>",
@@ -164,19 +159,13 @@ class Reader:
 
 
 @contextlib.contextmanager
-def reading():
-    """A `Reader` in a Chromium of its own."""
-    if find_browser() is None and not os.environ.get("CI"):
-        pytest.skip("no Chromium; Debian and Ubuntu: apt-get install chromium")
-    from playwright.sync_api import sync_playwright
+def reading(browser):
+    """A `Reader` in a page of a browser."""
     from plotly.offline import get_plotlyjs
 
-    with sync_playwright() as playwright:
-        arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-        browser = playwright.chromium.launch(executable_path=find_browser(), args=arguments)
-        page = browser.new_page(viewport={"width": 1300, "height": 1200})
-        page.set_content("<!doctype html><meta charset='utf-8'><body>")
-        page.evaluate(_BEFORE)
-        page.add_script_tag(content=get_plotlyjs())
-        yield Reader(page)
-        browser.close()
+    page = browser.new_page(viewport={"width": 1300, "height": 1200})
+    page.set_content("<!doctype html><meta charset='utf-8'><body>")
+    page.evaluate(_BEFORE)
+    page.add_script_tag(content=get_plotlyjs())
+    yield Reader(page)
+    page.close()

@@ -31,8 +31,8 @@ hostile, calls = beside("hostile"), beside("figure_calls")
 
 
 @pytest.fixture(scope="module")
-def reader():
-    with hostile.reading() as one:
+def reader(open_chromium):
+    with hostile.reading(open_chromium) as one:
         yield one
 
 
