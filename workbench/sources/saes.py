@@ -62,7 +62,7 @@ def load_sae(source: str, sae_id: str | None = None, *, device: str = "auto", dt
     OfflineError
         For an SAE on the hub that is not in the cache, when the hub cannot be reached.
     InputError
-        For an unknown device, dtype or format.
+        For an unknown device, dtype or format, a transcoder's file, or a key of a configuration that changes numbers and is not followed.
     """
     if not isinstance(source, (str, Path)) or not str(source).strip():
         fail(InputError, f"the SAE source {source!r}", "a non-empty name or path", did_you_mean("", zoo.embedded_saes()))
@@ -167,7 +167,8 @@ def _built(path: Path, device: Any, dtype: Any, *, lenient: bool) -> SAE:
     config = config | {"dtype": str(dtype).removeprefix("torch."), "device": str(device)}
     if "metadata" not in config:  # the layout before SAELens 6, with the metadata's keys beside the others
         config = handle_config_defaulting(config)
-    config["metadata"] = {**config["metadata"], "sae_lens_version": sae_lens.__version__}  # or SAELens would convert it once more
+    # With its version, or SAELens would convert it once more.
+    config["metadata"] = {**(config.get("metadata") or {}), "sae_lens_version": sae_lens.__version__}
     sae_class, config_class = get_sae_class(config["architecture"])
     try:
         with _quiet(), torch.device("meta"):
@@ -179,9 +180,6 @@ def _built(path: Path, device: Any, dtype: Any, *, lenient: bool) -> SAE:
     template.process_state_dict_for_loading(converted)
     _check_shapes({name: tuple(tensor.shape) for name, tensor in converted.items()},
                   {name: tuple(tensor.shape) for name, tensor in template.state_dict().items()}, path)
-    k = getattr(template.cfg, "k", None)
-    if config["architecture"] in ("topk", "abstopk") and not (isinstance(k, (int, float)) and 1 <= k <= template.cfg.d_sae):
-        fail(IntegrityError, f"k={k!r} in {path}", f"an integer from 1 to d_sae={template.cfg.d_sae}", "restore cfg.json")
     if template.cfg.normalize_activations == "expected_average_only_in":
         warnings.warn(f"the SAE in {path} was trained on activations scaled by a factor that its folder does not hold; "
                       "fold the factor in with sae.fold_activation_norm_scaling_factor(factor)", WorkbenchWarning, stacklevel=4)
