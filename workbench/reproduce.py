@@ -152,7 +152,7 @@ class _Failed(Exception):
 def _run(path: Path, scale: str, figures: Path, executed: Path) -> Outcome:
     started, error, written = time.perf_counter(), "", 0
     try:
-        with replaced_folder(figures / path.stem) as staged:
+        with replaced_folder(figures / path.stem, holds=("*.png", "*.html", "*.csv", "*.json", "*.js")) as staged:
             output = staged / path.name
             try:
                 _execute(path, scale, staged, output)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import itertools
 import shutil
 import warnings
@@ -316,3 +318,34 @@ def test_wrapping_codes_from_elsewhere(tokens):
     for bad in (dense[:-1], np.where(dense > 0.99, np.nan, dense)):
         with pytest.raises(InputError, match="codes of all positions"):
             FeatureCodes.from_csr(bad, tokens)
+
+
+def test_a_shard_in_which_nothing_fires_is_read_back(store, tmp_path):
+    silent = random_sae("StandardSAE")
+    with torch.no_grad():
+        silent.b_enc.fill_(-1e6)
+    codes = encode(store, HOOK, silent, path=tmp_path / "silent", progress=False)
+    assert codes.csr.nnz == 0
+    assert codes.csr.shape == (store.n_tokens, 96)
+
+
+@pytest.mark.parametrize("batch_size", [0, -1, 1.5, "8"])
+def test_batches_that_cannot_be(store, sae, batch_size):
+    with pytest.raises(InputError, match="batch_size"):
+        encode(store, HOOK, sae, batch_size=batch_size, progress=False)
+
+
+def test_codes_of_the_cache_carry_the_callers_text(store, sae, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORKBENCH_CACHE", str(tmp_path))
+    first = encode(store, HOOK, sae, cache=True, progress=False)
+    other = copy.copy(store)
+    other.tokens = dataclasses.replace(store.tokens, vocabulary=np.array([f"w{i}" for i in range(len(store.tokens.vocabulary))]))
+    again = encode(other, HOOK, sae, cache=True, progress=False)
+    assert (again.csr != first.csr).nnz == 0
+    assert set(again.top_tokens(1).ravel()) <= {*other.tokens.vocabulary.tolist(), ""}
+    keep = store.tokens.keep.copy()
+    keep[0] = False
+    other.tokens = dataclasses.replace(store.tokens, keep=keep)
+    fewer = encode(other, HOOK, sae, cache=True, progress=False)
+    np.testing.assert_array_equal(fewer.keep, keep.ravel())
+    assert fewer.csr.nnz < first.csr.nnz

@@ -161,7 +161,7 @@ def test_a_killed_harvest_resumes_to_the_same_bytes(llama, tiny_llama, tokens, t
     assert (killed / "shard-00001.safetensors").exists()
     with pytest.raises(Exception, match="was not finished"):
         ActivationStore.open(killed)
-    (killed / ".shard-00002.safetensors.abc.part").write_bytes(b"half")
+    (killed / ".shard-00002.safetensors.0123456789ab.part").write_bytes(b"half")
     resumed = harvest(llama, tokens, HOOK, store=killed, batch_size=2, shard_tokens=32, progress=False)
     assert files(killed) == files(whole.path)
     np.testing.assert_array_equal(resumed.read(HOOK), whole.read(HOOK))
@@ -229,6 +229,32 @@ def test_a_replacement_that_fails_leaves_the_old_harvest(llama, tokens, make_tok
     monkeypatch.undo()
     harvest(llama, tokens, HOOK, **arguments)
     assert [path.name for path in tmp_path.iterdir()] == ["s"]  # nothing of the other one is left
+
+
+def test_what_is_not_a_harvest_is_never_replaced(llama, sae, tokens, store, tmp_path, monkeypatch):
+    """Not the working directory, not a folder with other files in it, not a file."""
+    folder = tmp_path / "project"
+    (folder / ".git").mkdir(parents=True)
+    (folder / "thesis.tex").write_text("years of work")
+    (tmp_path / "file").write_text("a file")
+    before = files(folder) | files(tmp_path)
+    monkeypatch.chdir(folder)
+    from workbench.activations import encode
+
+    codes = encode(store, HOOK, sae, progress=False)
+    for place in (".", folder, tmp_path / "file"):
+        for write in (lambda place: harvest(llama, tokens, HOOK, store=place, resume=False, progress=False),
+                      lambda place: harvest(llama, tokens, HOOK, store=place, progress=False),
+                      lambda place: encode(store, HOOK, sae, path=place, progress=False), codes.save):
+            with pytest.raises(StorageError, match="To mend it"):
+                write(place)
+    assert files(folder) | files(tmp_path) == before
+    (tmp_path / "link").symlink_to(tmp_path / "target", target_is_directory=True)
+    (tmp_path / "target").mkdir()
+    harvest(llama, tokens, HOOK, store=tmp_path / "link", progress=False)
+    harvest(llama, tokens, HOOK, store=tmp_path / "link", resume=False, progress=False)
+    assert (tmp_path / "link").is_symlink()
+    assert ActivationStore.open(tmp_path / "target").n_tokens == tokens.n_tokens
 
 
 def test_a_small_disk_is_refused_with_the_bytes_required(llama, tokens, tmp_path, monkeypatch):

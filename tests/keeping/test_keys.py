@@ -1,6 +1,7 @@
 """Each cache's key holds everything that decides the numbers: every part is changed in turn, and what decides nothing is not in it."""
 
 import copy
+import dataclasses
 import importlib.util
 from pathlib import Path
 
@@ -229,10 +230,11 @@ def test_codes(llama, store, tokens, tmp_path):
         codes_key(store, HOOK, coder(k=7)),
         codes_key(store, HOOK, sae.to(torch.float64)),
     ]
-    for name, value in (("tokens_sha256", "0"), ("model", {"sha256": "0"}), ("probe", {})):
-        other = copy.copy(store)
-        other.manifest = store.manifest | {name: value}
-        keys.append(codes_key(other, HOOK, coder(k=8)))
+    other = copy.copy(store)
+    other.manifest = store.manifest | {"shards": [store.manifest["shards"][0] | {"sha256": "0"}, *store.manifest["shards"][1:]]}
+    keys.append(codes_key(other, HOOK, coder(k=8)))
+    other.manifest, other.tokens = store.manifest, dataclasses.replace(tokens, keep=np.roll(tokens.keep, 1, axis=1))
+    keys.append(codes_key(other, HOOK, coder(k=8)))
     assert distinct(keys)
     assert codes_key(store, HOOK, coder(k=8)) == base
 

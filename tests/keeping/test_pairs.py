@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from workbench.errors import IntegrityError, NotFoundError
+from workbench.errors import IntegrityError, NotFoundError, StorageError
 from workbench.keeping import replacing
 from workbench.results import Result
 
@@ -82,7 +82,7 @@ def test_every_state_between_the_steps_holds_the_old_or_the_new(tmp_path, monkey
 
     with monkeypatch.context() as patch:
         patch.setattr(replacing, "take", lambda *given, **named: handles.append(locked(*given, **named)) or handles[-1])
-        for place, name in ((replacing, "_fill"), (replacing, "_remove"), (os, "replace"), (Path, "touch"), (Path, "unlink")):
+        for place, name in ((replacing, "_fill"), (replacing, "_clear"), (os, "replace"), (Path, "touch"), (Path, "unlink")):
             patch.setattr(place, name, dying(getattr(place, name)))
         try:
             number(2.0).save(tmp_path / "result")
@@ -174,3 +174,26 @@ def test_readers_beside_writers_never_see_an_error(tmp_path):
     assert [error for (_, error), code in ends if code] == []
     assert all(int(out) > 5 for (out, _), _ in ends[2:])
     assert sorted(path.name for path in (tmp_path / "pairs").iterdir()) == ["result.json", "result.npz"]
+
+
+def test_another_process_may_lock_and_save_in_a_folder_that_is_being_filled(tmp_path):
+    """As a notebook's kernel saves figures and their captions in the folder that `workbench reproduce` will put in place."""
+    code = ("import sys; from pathlib import Path; from workbench.keeping import exclusive\n"
+            "with exclusive(sys.argv[1]): (Path(sys.argv[1]) / 'captions.json').write_text('{}')")
+    with replacing.replaced_folder(tmp_path / "figures", holds=()) as staged:
+        subprocess.run([sys.executable, "-c", code, staged], check=True, timeout=60)
+        replacing.sweep(tmp_path)  # it is in use
+        assert staged.is_dir()
+    assert [path.name for path in tmp_path.rglob("*")] == ["figures", "captions.json"]
+
+
+def test_only_what_is_ours_is_swept_and_replaced(tmp_path):
+    for name in (".figures.download.part", ".figures.123.part", ".other.0123456789ab.part"):
+        (tmp_path / name).write_text("somebody's")
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures" / "thesis.tex").write_text("years of work")
+    before = sorted(path.name for path in tmp_path.rglob("*"))
+    with pytest.raises(StorageError, match=r"thesis\.tex"), replacing.replaced_folder(tmp_path / "figures", holds=("*.png",)):
+        pytest.fail("it would have been lost")
+    replacing.sweep(tmp_path, "figures")
+    assert sorted(path.name for path in tmp_path.rglob("*")) == before

@@ -12,7 +12,7 @@ import torch
 from workbench.darkmatter.downstream import reconstruct
 from workbench.errors import InputError
 from workbench.keeping import Setting, Turns, lock_of, using
-from workbench.sources.passes import altered, private
+from workbench.sources.passes import altered, model_sha256, private
 
 _spec = importlib.util.spec_from_file_location("at_once", Path(__file__).with_name("at_once.py"))
 at_once = importlib.util.module_from_spec(_spec)
@@ -122,6 +122,11 @@ def test_private_views_share_tensors_and_hooks_and_keep_their_own_state():
     left = {name: value for name, value in vars(coder).items() if name not in ("x_norm_coeff",)}  # what the coder's own call leaves
     assert reconstruct(coder, x.numpy()).shape == x.shape
     assert vars(coder) == left
+    coder.run_time_activation_norm_fn_in = lambda x: 2 * x  # somebody's own is kept, and told of
+    torch.testing.assert_close(private(coder).encode(x), coder.encode(x))
+    assert altered(coder)
+    coder._setup_activation_normalization()
+    assert altered(coder) == []
     calls = []
     coder.hook_sae_acts_post.add_hook(lambda acts, hook: calls.append(1))
     view.encode(x)
@@ -149,11 +154,9 @@ def test_a_model_with_somebodys_hooks_is_refused_and_harvested_on_purpose(llama,
         arguments = {"store": tmp_path / "zeroed", "hooked": True, "progress": False}
         zeroed = harvest(llama, tokens, HOOK, **arguments).read(HOOK)
         assert np.abs(zeroed - plain).max() > 0.1
-        np.testing.assert_array_equal(harvest(llama, tokens, HOOK, **arguments).read(HOOK), zeroed)
-        llama.reset_hooks()
-        llama.add_hook("blocks.0.hook_resid_post", lambda x, hook: 2 * x)
-        with pytest.raises(MismatchError, match="other activations"):
+        with pytest.raises(MismatchError, match="cannot be resumed"):  # nothing tells these hooks from others
             harvest(llama, tokens, HOOK, **arguments)
+        np.testing.assert_array_equal(harvest(llama, tokens, HOOK, resume=False, **arguments).read(HOOK), zeroed)
     finally:
         llama.reset_hooks()
     with pytest.raises(MismatchError, match="hooked"):
@@ -175,3 +178,52 @@ def test_a_setting_of_the_process_is_put_back_by_the_last_of_several():
     assert value == ["changed"]
     second.__exit__(None, None, None)
     assert value == ["as it was"]
+
+
+def test_models_load_beside_each_other(tiny_llama, tiny_gpt2):
+    """transformers changes torch's default type for the whole process while it loads."""
+    import workbench as wb
+
+    expected = {str(folder): model_sha256(wb.load_model(str(folder), device="cpu", dtype="float16")) for folder in (tiny_llama, tiny_gpt2)}
+    found = []
+    threads = [threading.Thread(target=lambda folder=folder: found.append(
+        model_sha256(wb.load_model(folder, device="cpu", dtype="float16")) == expected[folder])) for folder in [*expected] * 3]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [True] * 6
+    assert torch.get_default_dtype() == torch.float32
+
+
+def test_autocast_of_the_caller_changes_nothing(llama, tokens, tmp_path):
+    from workbench.activations import encode, harvest
+
+    plain = harvest(llama, tokens, HOOK, store=tmp_path / "plain", progress=False)
+    coder = at_once.coders_of(32, HOOK)["topk"]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        cast = harvest(llama, tokens, HOOK, store=tmp_path / "cast", progress=False)
+        codes = encode(plain, HOOK, coder, progress=False)
+    np.testing.assert_array_equal(cast.read(HOOK), plain.read(HOOK))
+    assert (codes.csr != encode(plain, HOOK, coder, progress=False).csr).nnz == 0
+
+
+def test_what_is_swapped_inside_a_model_is_noticed(llama):
+    inner = llama.original_model
+    before = model_sha256(llama)
+    norm = next(module for module in inner.modules() if hasattr(module, "variance_epsilon"))
+    epsilon, norm.variance_epsilon = norm.variance_epsilon, 0.5
+    assert model_sha256(llama) != before
+    norm.variance_epsilon = epsilon
+    mlp = next(module for module in inner.modules() if "act_fn" in module._modules)
+    act, mlp.act_fn = mlp.act_fn, torch.nn.Tanh()
+    assert model_sha256(llama) != before
+    mlp.act_fn = act
+    assert model_sha256(llama) == before
+    vars(mlp)["forward"] = torch.zeros_like
+    assert altered(llama)
+    del vars(mlp)["forward"]
+    handle = torch.nn.modules.module.register_module_forward_hook(lambda module, args, out: None)
+    assert altered(llama)
+    handle.remove()
+    assert altered(llama) == []

@@ -157,9 +157,12 @@ def test_a_damaged_checkpoint_is_refused(name, where, rows, place):
         train(RECIPE, rows, place)
 
 
-def half_written(folder):
-    folder.mkdir()
-    (folder / "half").write_bytes(b"half")
+def half_written(place):
+    """What a kill leaves beside a place: the marker, and the folder that was being filled."""
+    folder = place.with_name(place.name + ".d")
+    folder.mkdir(parents=True)
+    place.touch()
+    (folder / "weights.safetensors").write_bytes(b"half")
 
 
 @pytest.mark.parametrize("killed", [

@@ -35,6 +35,7 @@ from workbench.sources.passes import altered, coder_sha256, private
 if TYPE_CHECKING:
     import torch
 
+_KNOWN = ("sae_lens", "torch", "builtins")  # whose classes do what their versions say
 _COMPARED = 32  # rows on which the quick way of encoding must give what the SAE gives
 _DENSE = {"cpu": 1 << 22}  # elements of a dense batch: 16 MiB of float32 stay near the cores; accelerators take more at a time
 _DENSE_ELSEWHERE = 1 << 27
@@ -82,6 +83,8 @@ def encode(store: ActivationStore, hook: str, sae: Any, *, batch_size: int | Non
     width, n_latents = store._width(hook), int(sae.cfg.d_sae)
     _check_sae(store, hook, sae, width)
     keep = kept(store.tokens, policy)
+    if batch_size is not None and (not isinstance(batch_size, (int, np.integer)) or batch_size < 1):
+        fail(InputError, f"batch_size={batch_size!r}", "a whole number, at least 1", "leave it out")
     identity = coder_sha256(sae)
     record = provenance(
         {"model": store.manifest["model"]["sha256"], "tokens": store.manifest["tokens_sha256"], "sae": identity},
@@ -89,18 +92,21 @@ def encode(store: ActivationStore, hook: str, sae: Any, *, batch_size: int | Non
          "sae_hook": _sae_hook(sae), "sae_model": getattr(sae.cfg.metadata, "model_name", None), "dtype": str(sae.dtype)},
     )
     if cache and path is None:
-        if found := altered(sae):
-            fail(InputError, f"cache=True for an SAE with hooks or replaced methods at {', '.join(found[:4])}", "an SAE whose codes are "
-                 "those of its weights", "remove them, or pass cache=False")
+        parts = [sae, *filter(None, [getattr(sae, "activation_fn", None)])]
+        foreign = [type(part).__qualname__ for part in parts if type(part).__module__.split(".")[0] not in _KNOWN]
+        if found := [*altered(sae), *foreign]:
+            fail(InputError, f"cache=True for an SAE with hooks, functions or classes of your own: {', '.join(found[:4])}", "an SAE whose "
+                 "codes are those of its weights and settings", "remove them, or pass cache=False")
         name = codes_key(store, hook, sae, policy=policy, identity=identity)
         if (codes := caching.kept("codes", name, _in_cache)) is None:
             caching.keep("codes", name, lambda entry: encode(store, hook, sae, batch_size=batch_size, policy=policy, path=_of_cache(entry),
                                                               progress=progress), required=True)
             codes = _in_cache(caching.cache_entry("codes", name))
+        codes.tokens = store.tokens  # the same ids; what they are called is the caller's
         return codes
     pieces: list[sp.csr_matrix] = []
     writer = contextlib.nullcontext() if path is None else CodesWriter(path, store.tokens, n_latents, hook, record)
-    with torch.inference_mode(), kept_heap(), writer as writing, tqdm(
+    with torch.inference_mode(), torch.autocast(torch.device(sae.device).type, enabled=False), kept_heap(), writer as writing, tqdm(
         total=store.n_tokens, unit="tok", unit_scale=True, desc="encode", disable=not progress, leave=False
     ) as bar:
         run = _encoder(sae, store.tokens.context)
@@ -117,12 +123,11 @@ def encode(store: ActivationStore, hook: str, sae: Any, *, batch_size: int | Non
 def codes_key(store: ActivationStore, hook: str, sae: Any, *, policy: str = "exclude-bos", identity: str | None = None) -> str:
     """The cache's key of codes.
 
-    In it are: the activations (the model's identity, the tokens and which count, the type on disk, and the numbers of the harvest's
-    probe), the hook, the policy, the SAE's identity (weights, their type, configuration, settings: `coder_sha256`), the kind of device, and
-    the versions of the libraries.
+    In it are: the activations (SHA-256 of every shard), the hook, the rows that count and the policy, the length of a context, the SAE's
+    identity (weights, their type, configuration, settings: `coder_sha256`), the kind of device, and the versions of the libraries.
     """
-    harvested = {name: store.manifest[name] for name in ("model", "tokens_sha256", "dtype", "attention", "batch_size", "probe")}
-    return key("codes", **harvested | {"model": store.manifest["model"]["sha256"]}, hook=hook, policy=policy,
+    rows = [[shard["sha256"], shard["bytes"]] for shard in store.manifest["shards"]]
+    return key("codes", rows=rows, kept=kept(store.tokens, policy), hook=hook, policy=policy, context=store.tokens.context,
                sae=identity or coder_sha256(sae), device=str(sae.device).split(":")[0], versions=provenance()["versions"])
 
 

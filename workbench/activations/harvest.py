@@ -6,7 +6,8 @@
 4. Shard by shard: run the batches up to the last hook, refuse NaN and infinity, write the shard atomically, then the manifest with
    the shard's SHA-256. A killed run loses one shard at most; the next call checks what is there and computes only what is missing.
    Batches never depend on where a run began, so the files come out the same, bit for bit.
-5. What is to replace another harvest (`resume=False`) is made beside it and takes its place when it is whole.
+5. What is to replace another harvest (`resume=False`) is made beside it and takes its place when it is whole. A folder that holds
+   anything else is refused.
 """
 
 from __future__ import annotations
@@ -33,16 +34,29 @@ from workbench.activations.capture import (
 )
 from workbench.activations.heap import kept_heap
 from workbench.activations.positions import attended
-from workbench.activations.store import FORMAT, MANIFEST, ActivationStore, read_manifest, shard_name
+from workbench.activations.store import FORMAT, HOLDS, MANIFEST, ActivationStore, read_manifest, shard_name
 from workbench.activations.threads import on_all_cores
 from workbench.errors import InputError, IntegrityError, MismatchError, NotFoundError, StorageError, fail
-from workbench.keeping import cache_entry, exclusive, file_sha256, key, replace_file, seal, settle, storing, swap_in, sweep
+from workbench.keeping import (
+    array_sha256,
+    cache_entry,
+    exclusive,
+    file_sha256,
+    key,
+    replace_file,
+    replaced_folder,
+    seal,
+    settle,
+    storing,
+    sweep,
+)
+from workbench.keeping.replacing import check_replaceable
 from workbench.results import provenance
 from workbench.sources.passes import model_sha256
 from workbench.sources.tokens import Tokens
 
 _SHARD_BYTES = 64 << 20
-_LAYOUT = ("model", "tokens_sha256", "hooks", "dtype", "batch_size", "contexts_per_shard", "hooked", "probe")
+_LAYOUT = ("model", "tokens_sha256", "hooks", "dtype", "batch_size", "contexts_per_shard", "attended", "hooked", "probe")
 _PROBED = 64  # numbers of each hook that are kept of the probe
 _SAME = {"float32": 1e-3, "float64": 1e-3}  # relative gap of probes of one model on two machines; two models differ by far more
 _SAME_ELSE = 5e-2  # in half precision
@@ -72,7 +86,7 @@ def harvest(model: Any, tokens: Tokens, hooks: str | Sequence[str], *, store: st
         Tokens a shard, rounded up to whole batches; None for shards of about 64 MiB.
     hooked : bool
         Run the model with the hooks that you put on it. Without it such a model is refused, since its activations are not those of its
-        weights; with it a `store` must be named, and the harvest can be resumed as long as the hooks give the same activations.
+        weights; with it a `store` must be named, and what is there is not resumed, since nothing tells your hooks from others.
     progress : bool
         Show a bar.
 
@@ -96,6 +110,7 @@ def harvest(model: Any, tokens: Tokens, hooks: str | Sequence[str], *, store: st
 
     tokens = tokens if isinstance(tokens, Tokens) else Tokens.from_ids(tokens, tokenizer=getattr(model, "tokenizer", None))
     names = check_hooks(model, hooks)
+    batch_size, shard_tokens = (int(n) if isinstance(n, np.integer) else n for n in (batch_size, shard_tokens))
     _check_request(model, tokens, batch_size, dtype, shard_tokens)
     if not hooked:
         refuse_hooks(model)
@@ -106,24 +121,25 @@ def harvest(model: Any, tokens: Tokens, hooks: str | Sequence[str], *, store: st
     seen = attended(tokens)
     with torch.inference_mode(), kept_heap():
         plan = _plan(model, names, tokens, seen, device, batch_size, dtype, shard_tokens, hooked)
-        folder = settle(store) if store is not None else cache_entry("activations", _key(plan))
-        if resume and (done := _finished(folder, plan)) is not None:
-            sweep(folder.parent, folder.name)
+        folder = cache_entry("activations", _key(plan)) if store is None else settle(os.path.abspath(Path(store).expanduser()))
+        if resume and not hooked and (done := _finished(folder, plan)) is not None:
             return ActivationStore(folder, done, tokens, checked=True)
-        with storing(folder), exclusive(folder):
-            sweep(folder.parent, folder.name)  # what one that was killed left
-            place = folder if resume or not (folder / MANIFEST).is_file() else folder.with_name(f".{folder.name}.new.part")
-            with exclusive(place) if place != folder else contextlib.nullcontext():
-                manifest = _resumed(place, plan, resume)
-                _write_all(model, names, tokens, seen, place, manifest, device, progress)
-                if place != folder:
-                    swap_in(place, folder)
+        with storing(folder), contextlib.ExitStack() as stack:
+            place = folder
+            if not resume and (folder / MANIFEST).is_file():
+                place = stack.enter_context(replaced_folder(folder, holds=HOLDS))
+            else:
+                check_replaceable(folder, HOLDS)
+                stack.enter_context(exclusive(folder))
+            manifest = _resumed(place, plan, resume)
+            _write_all(model, names, tokens, seen, place, manifest, device, progress)
     return ActivationStore(folder, manifest, tokens, checked=True)
 
 
 def _check_request(model: Any, tokens: Tokens, batch_size: int, dtype: str, shard_tokens: int | None) -> None:
-    if batch_size < 1 or (shard_tokens is not None and shard_tokens < 1):
-        fail(InputError, f"batch_size={batch_size}, shard_tokens={shard_tokens}", "at least 1", "choose larger numbers")
+    for name, value in (("batch_size", batch_size), ("shard_tokens", shard_tokens)):
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+            fail(InputError, f"{name}={value!r}", "a whole number, at least 1", "choose one")
     if dtype not in ("float32", "float16"):
         fail(InputError, f"dtype={dtype!r}", "'float32' or 'float16'", "choose one of them")
     vocabulary = model.original_model.get_input_embeddings().num_embeddings
@@ -156,7 +172,8 @@ def _plan(model: Any, names: list[str], tokens: Tokens, seen: np.ndarray, device
     batches = max(1, _SHARD_BYTES // (row_bytes * batch_tokens)) if shard_tokens is None else -(-shard_tokens // batch_tokens)
     layout = {
         "model": {"name": model_name(model), "sha256": model_sha256(model)}, "tokens_sha256": tokens.sha256, "hooks": widths,
-        "dtype": dtype, "batch_size": batch_size, "contexts_per_shard": int(batches) * batch_size, "hooked": hooked,
+        "dtype": dtype, "batch_size": batch_size, "contexts_per_shard": int(batches) * batch_size,
+        "attended": array_sha256(np.packbits(seen)), "hooked": hooked,
         "probe": {name: _some(values[seen[rows].ravel()]) for name, values in own.items()},
     }
     fused = not hooked and fused_attention_agrees(model, own, *batch)
@@ -175,7 +192,7 @@ def _some(values: np.ndarray) -> list[float]:
 
 
 def _key(plan: dict) -> str:
-    """What decides a harvest: the model's weights and configuration, the tokens and which count, hooks with widths, dtype and layout."""
+    """The cache's key. In it are: the model's identity, the tokens, which count and which are seen, hooks with widths, dtype and layout."""
     return key("activations", **{name: plan[name] for name in _LAYOUT if name != "probe"} | {"model": plan["model"]["sha256"]})
 
 
@@ -204,6 +221,10 @@ def _resumed(folder: Path, plan: dict, resume: bool) -> dict:
             shard.unlink()
     if old is None:
         return plan
+    if plan["hooked"] or old.get("hooked"):
+        fail(MismatchError, f"{folder} holds a harvest (hooked: {old.get('hooked')} there, {plan['hooked']} now)",
+             "one whose weights tell its activations, as long as nobody's hooks are on the model: others cannot be resumed",
+             "read it with ActivationStore.open, choose another folder, or pass resume=False to replace it")
     if differing := _differing(old, plan):
         told = "; ".join(f"{name}: {_short(old.get(name))} there, {_short(plan[name])} now" for name in differing)
         fail(MismatchError, f"{folder} holds another harvest ({told})", "the same model, text, hooks, dtype and layout",
@@ -217,8 +238,6 @@ def _differing(old: dict, plan: dict) -> list[str]:
     tolerance = _SAME.get(plan["weights"], _SAME_ELSE)
 
     def same(name: str, there: Any, here: Any) -> bool:
-        if name == "hooks":
-            return isinstance(there, dict) and list(there.items()) == list(here.items())
         if name == "probe":
             return old.get("hooks") != plan["hooks"] or all(_close(there[hook], here[hook], tolerance) for hook in here)
         return there["sha256"] == here["sha256"] if name == "model" and isinstance(there, dict) else there == here

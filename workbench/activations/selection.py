@@ -47,7 +47,7 @@ def encode_topk(sae: Any, k: int, x: np.ndarray, keep: np.ndarray, batch_size: i
             return None
         with torch.inference_mode():
             if not hasattr(space, "dense"):
-                space.dense, space.sae = torch.empty(batch_size, width), private(sae)
+                space.dense, space.sae = torch.empty(batch_size, width, dtype=torch.float32), private(sae)
             batch = torch.from_numpy(x[rows])
             sae_in = space.sae.process_sae_in(batch[:, None] if sae.hook_z_reshaping_mode else batch)
             dense = torch.mm(torch.cat([sae_in, sae_in.new_ones(len(rows), 1)], dim=1), weight, out=space.dense[: len(rows)])

@@ -17,7 +17,7 @@ from typing import Any, Self
 import numpy as np
 import scipy.sparse as sp
 
-from workbench.activations.store import CODES, MANIFEST, Shards, read_manifest, shard_name
+from workbench.activations.store import CODES, HOLDS, MANIFEST, Shards, read_manifest, shard_name
 from workbench.errors import IntegrityError, fail
 from workbench.keeping import reading, replace_file, replaced_folder, seal, settle
 from workbench.sources.tokens import Tokens
@@ -35,7 +35,7 @@ class CodesWriter:
                          "shards": []}
 
     def __enter__(self) -> Self:
-        self._place = self._stack.enter_context(replaced_folder(self.path))
+        self._place = self._stack.enter_context(replaced_folder(self.path, holds=HOLDS))
         self._tokens.save(self._place / "tokens")
         return self
 
@@ -83,7 +83,7 @@ class StoredPieces:
 
 def load_codes(path: str | os.PathLike) -> dict[str, Any]:
     """What `FeatureCodes` is built from, of a folder that `CodesWriter` finished."""
-    path = settle(path)
+    path = settle(os.path.abspath(path))
     manifest, tokens = read_manifest(path, CODES), Tokens.load(path / "tokens")
     pieces = StoredPieces(path, manifest)
     keep = pieces.keep()

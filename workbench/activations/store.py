@@ -31,6 +31,7 @@ from workbench.sources.tokens import Tokens
 
 FORMAT = "sae-workbench activations 1"
 MANIFEST = "manifest.json"
+HOLDS = (MANIFEST, "tokens.*", ".tokens.*", "shard-*.safetensors", ".shard-*", ".manifest*")  # what a folder of shards may hold
 CODES = "sae-workbench codes 1"
 # What a manifest must hold, and of which type.
 _FIELDS = {
@@ -82,7 +83,8 @@ def load_rows(path: Path, name: str, start: int = 0, stop: int | None = None) ->
 
     try:
         with safe_open(path, framework="np") as file:
-            return file.get_slice(name)[start:stop]
+            rows = file.get_slice(name)
+            return rows[start:stop] if all(rows.get_shape()) else file.get_tensor(name)[start:stop]  # of what is empty it takes no slice
     except (SafetensorError, OSError) as error:
         fail(IntegrityError, f"{path} cannot be read ({error})", "the shard as it was written", _MEND, cause=error)
 
@@ -165,7 +167,7 @@ class ActivationStore:
         IntegrityError
             When shards are missing or truncated, the harvest was not finished, or the tokens are not those of the manifest.
         """
-        path = settle(path)
+        path = settle(os.path.abspath(path))
         manifest, tokens = read_manifest(path), Tokens.load(path / "tokens")
         if tokens.sha256 != manifest["tokens_sha256"]:
             fail(IntegrityError, f"{path}/tokens is not the text of this store", f"tokens with SHA-256 {manifest['tokens_sha256'][:12]}…",

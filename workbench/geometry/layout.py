@@ -183,7 +183,7 @@ def begin_umap_layout(points: Any, *, n_neighbors: int = 15, min_dist: float = 0
         return
     if not _BEGUN:
         atexit.register(_end_all)
-    parameters = {"n_neighbors": n_neighbors, "min_dist": min_dist, "metric": metric, "seed": seed}
+    parameters = {"n_neighbors": int(n_neighbors), "min_dist": float(min_dist), "metric": metric, "seed": int(seed)}
     # without a name nothing of the file can be left behind; where there is no room or no process, `umap_layout` has it all to do
     with contextlib.suppress(OSError), tempfile.TemporaryFile() as given:
         np.save(given, points)
@@ -249,6 +249,8 @@ def _checked(points: Any, n_neighbors: int, min_dist: float, metric: str, seed: 
         fail(InputError, f"min_dist={min_dist}", "a number between 0 and 1", "pass min_dist=0.1")
     if metric not in METRICS:
         fail(InputError, f"metric {metric!r}", f"one of {', '.join(METRICS)}", "name one of these")
+    if not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**32:
+        fail(InputError, f"seed={seed!r}", "a whole number from 0 on", "pass seed=0")
     return points
 
 

@@ -60,7 +60,7 @@ def keep(kind: str, key: str, write: Callable[[Path], Any], *, required: bool = 
     """
     try:
         place = cache_entry(kind, key)
-        with replaced_folder(place) as staged:
+        with replaced_folder(place, holds=None) as staged:
             write(staged)
         sweep(place.parent)
     except StorageError as error:

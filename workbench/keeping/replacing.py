@@ -1,12 +1,12 @@
 """How does a new file, pair or folder take the place of an old one so that one of the two is whole at every instant?
 
-1. It is written beside its place, under a hidden name, and locked while it is written; what a killed process left there is not locked,
-   and is removed by the next one that writes to the same place.
+1. It is written beside its place, under a hidden name; a file of that name is locked meanwhile (the folder itself is not: others may need
+   its lock). What a killed process left is not locked, and is removed by the next one that writes to the same place.
 2. A file is renamed over the old one.
 3. Of a pair the data waits under a name with its hash, the index is renamed over the old index, then the data over the old data. The
    index tells the data's hash, so that a reader knows which of the two places holds the data that belongs to it.
 4. A folder is exchanged with the old one in one step. Where the file system cannot do that, the old one steps aside first, and
-   `settle` puts it back if a kill fell between the two steps.
+   `settle` puts it back if a kill fell between the two steps. A folder that holds anything else than what is to be replaced is refused.
 
 Source: rename(2), renameat2(2) with RENAME_EXCHANGE.
 """
@@ -16,18 +16,21 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import fnmatch
 import glob
 import hashlib
 import os
+import re
 import secrets
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from workbench.errors import IntegrityError, NotFoundError, StorageError, WorkbenchError, fail
 from workbench.keeping.turns import exclusive, give_back, take
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
+_LONGEST = 200  # characters of a name that are repeated in what lies beside it, so that it stays below the file system's 255
 
 
 @contextlib.contextmanager
@@ -112,8 +115,15 @@ def _waiting_place(data: Path, sha256: str) -> Path:
 
 
 @contextlib.contextmanager
-def replaced_folder(folder: str | os.PathLike) -> Iterator[Path]:
+def replaced_folder(folder: str | os.PathLike, *, holds: Sequence[str] | None) -> Iterator[Path]:
     """A new, empty folder to fill, which takes the place of `folder` as one when the block ends; after an error the old one stays.
+
+    Parameters
+    ----------
+    folder : path
+        Where a link leads is replaced, not the link.
+    holds : sequence of str, or None
+        Patterns of the names that an old one may hold; None where everything in it is the workbench's own, as in the cache.
 
     Yields
     ------
@@ -123,44 +133,45 @@ def replaced_folder(folder: str | os.PathLike) -> Iterator[Path]:
     Raises
     ------
     StorageError
-        For whatever the file system refuses within the block.
+        For whatever the file system refuses within the block, and for a place that holds something else: nothing of it is touched.
     """
-    folder = Path(folder)
+    folder = Path(os.path.realpath(folder))
+    check_replaceable(folder, holds)
     with storing(folder), _beside(folder, is_folder=True) as staged:
         yield staged
         for path in staged.rglob("*"):
             if path.is_file():
                 _sync(path)
+        check_replaceable(folder, holds)
         _swap(staged, folder)
 
 
-def swap_in(staged: str | os.PathLike, folder: str | os.PathLike) -> None:
-    """Let a whole folder take the place of another one as one; the old one is removed. Raises StorageError."""
+def check_replaceable(folder: Path, holds: Sequence[str] | None) -> None:
+    """Raise StorageError for a file, and for a folder that holds names other than `holds`."""
+    if holds is None or not os.path.lexists(folder):
+        return
     with storing(folder):
-        _swap(Path(staged), Path(folder))
-        shutil.rmtree(staged, ignore_errors=True)
+        other = [] if not folder.is_dir() else [name for name in os.listdir(folder) if not any(fnmatch.fnmatchcase(name, p) for p in holds)]
+    if other or not folder.is_dir():
+        what = f"holds {', '.join(sorted(other)[:4])}{' ...' if len(other) > 4 else ''}" if other else "is a file"
+        fail(StorageError, f"{folder} {what}, which would be lost", f"a new or empty folder, or one of {', '.join(holds)} alone",
+             "choose another folder, or move what is there away")
 
 
 def _swap(staged: Path, folder: Path) -> None:
     """`folder` is what `staged` was; what it was itself, if anything, is `staged` now."""
-    while True:
-        try:
-            os.rename(staged, folder)  # where there is none, or an empty one
-            return
-        except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
-                raise
-        if folder.is_symlink() or not folder.is_dir():
-            folder.unlink(missing_ok=True)
-        elif _exchange(staged, folder):
-            return
-        else:
-            old = _old_place(folder)
-            shutil.rmtree(old, ignore_errors=True)
-            os.rename(folder, old)
-            os.rename(staged, folder)
-            os.rename(old, staged)
-            return
+    try:
+        os.rename(staged, folder)  # where there is none, or an empty one
+        return
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+    if not _exchange(staged, folder):
+        old = _old_place(folder)
+        shutil.rmtree(old, ignore_errors=True)
+        os.rename(folder, old)
+        os.rename(staged, folder)
+        os.rename(old, staged)
 
 
 def _exchange(first: Path, second: Path) -> bool:
@@ -187,36 +198,43 @@ def settle(folder: str | os.PathLike) -> Path:
 
 @contextlib.contextmanager
 def _beside(path: Path, *, is_folder: bool = False) -> Iterator[Path]:
-    """A new file or folder beside `path`, locked while it is filled and gone at the end."""
+    """A new file or folder beside `path`, told to be in use while it is filled and gone at the end."""
     path.parent.mkdir(parents=True, exist_ok=True)
     sweep(path.parent, path.name)
     handle = None
     while handle is None:  # a sweeper may take it for an abandoned one before it is locked
-        temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.part")
-        temporary.mkdir() if is_folder else temporary.touch(exist_ok=False)
+        marker = path.with_name(f".{path.name[:_LONGEST]}.{secrets.token_hex(6)}.part")
+        marker.touch(exist_ok=False)
         with contextlib.suppress(FileNotFoundError):
-            handle = take(temporary)
+            handle = take(marker)
     try:
-        yield temporary
+        if is_folder:
+            _folder_of(marker).mkdir()
+        yield _folder_of(marker) if is_folder else marker
     finally:
-        _remove(temporary)
+        _clear(marker)
         give_back(handle)
+
+
+def _folder_of(marker: Path) -> Path:
+    return marker.with_name(marker.name + ".d")
+
+
+def _clear(marker: Path) -> None:
+    """Remove what lies beside a place: the folder first, since it is found by its marker."""
+    shutil.rmtree(_folder_of(marker), ignore_errors=True)
+    marker.unlink(missing_ok=True)
 
 
 def sweep(parent: str | os.PathLike, name: str | None = None) -> None:
     """Remove what killed processes left beside `parent/name`, or beside everything in `parent`."""
-    for leftover in Path(parent).glob(f".{'*' if name is None else glob.escape(name)}.*.part"):
-        with contextlib.suppress(OSError):
-            if (handle := take(leftover, wait=False)) is not None:
-                _remove(leftover)
-                give_back(handle)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
+    ours = re.compile(rf"\.{'.*' if name is None else re.escape(name[:_LONGEST])}\.[0-9a-f]{{12}}\.part")
+    with contextlib.suppress(OSError):
+        for leftover in [Path(entry.path) for entry in os.scandir(parent) if ours.fullmatch(entry.name)]:
+            with contextlib.suppress(OSError):
+                if (handle := take(leftover, wait=False)) is not None:
+                    _clear(leftover)
+                    give_back(handle)
 
 
 def _fill(path: Path, content: bytes) -> None:

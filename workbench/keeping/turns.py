@@ -116,13 +116,13 @@ def exclusive(folder: str | os.PathLike) -> Iterator[None]:
         with contextlib.suppress(FileNotFoundError):
             found = os.stat(folder)
             if _HELD.get((found.st_dev, found.st_ino)) == threading.get_ident():
-                yield  # this thread has it already
-                return
+                break  # this thread has it already
             handle = take(folder)
     try:
         yield
     finally:
-        give_back(handle)
+        if handle is not None:
+            give_back(handle)
 
 
 def take(path: str | os.PathLike, *, wait: bool = True) -> int | None:

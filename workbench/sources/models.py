@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.errors import InputError, IntegrityError, NotFoundError, OfflineError, fail
-from workbench.keeping import Setting, file_sha256, inside, read_json, reading
+from workbench.keeping import Setting, Turns, file_sha256, inside, read_json, reading
 from workbench.lazy import import_libraries
 from workbench.sources import hub, zoo
 from workbench.sources.files import check_safetensors, close_matches, did_you_mean, verify_weights
@@ -77,7 +77,8 @@ def load_model(name: str, *, device: str = "auto", dtype: str = "float32", revis
     torch_device, torch_dtype = resolve_device(device), resolve_dtype(dtype)
     wanted = _processing(processing, sae)
     folder, known_as = model_folder(name, revision=revision)
-    model = _boot(folder, torch_device, torch_dtype)
+    with _one_loads:
+        model = _boot(folder, torch_device, torch_dtype)
     model.cfg.model_name = known_as
     if wanted:
         model.enable_compatibility_mode(disable_warnings=True, **wanted)
@@ -249,6 +250,7 @@ def _silence() -> Callable[[], None]:
 
 
 _quiet = Setting(_silence)
+_one_loads = Turns()  # transformers changes torch's default dtype and how modules are made, for the whole process, while it loads
 
 
 def _boot(folder: Path, device: torch.device, dtype: torch.dtype) -> TransformerBridge:

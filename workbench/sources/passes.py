@@ -18,6 +18,7 @@ import functools
 import hashlib
 import json
 import threading
+import types
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -31,7 +32,9 @@ _NOT_IDENTITY = ("_name_or_path", "transformers_version", "torch_dtype", "dtype"
 _NOT_CODING = ("device", "metadata")  # where a coder is, and what is told about it
 _RUN_TIME = ("training", "d_head")  # what running changes
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
-_LIBRARIES = ("transformers", "transformer_lens", "sae_lens", "torch", "accelerate")
+_LIBRARIES = ("transformers", "transformer_lens", "sae_lens", "accelerate")
+_GLOBAL_HOOKS = ("_global_forward_hooks", "_global_forward_pre_hooks")
+_FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType, types.MethodType, functools.partial)
 _BLOCK = 1 << 24  # elements hashed at a time
 
 
@@ -57,60 +60,75 @@ def mine(hooks: Sequence[tuple[str, Callable]]) -> list[tuple[str, Callable]]:
 
 @contextlib.contextmanager
 def evaluating(model: Any) -> Iterator[None]:
-    """Within the block no module of the model is in training mode; hold its lock."""
+    """Within the block no module of the model is in training mode, and nobody's autocast changes its numbers; hold its lock."""
+    import torch
+
     training = [module for module in model.modules() if module.training]
     for module in training:
         module.training = False
     try:
-        yield
+        with torch.autocast(next(model.parameters()).device.type, enabled=False):
+            yield
     finally:
         for module in training:
             module.training = True
 
 
 def private(coder: Any) -> Any:
-    """A view of a SAELens coder: the same tensors and hooks, run-time state of its own; one thread may use it."""
+    """A view of a SAELens coder: the same tensors and hooks, run-time state of its own; one thread may use it.
+
+    Methods and functions that were bound to the coder, and closures over it, are bound to the view.
+    """
     view = copy.copy(coder)
     vars(view)["training"] = False
-    for name, value in vars(coder).items():  # functions that were bound to the coder are bound to the view
+    for name, value in vars(coder).items():
         if getattr(value, "__self__", None) is coder:
             vars(view)[name] = value.__func__.__get__(view)
-    if hasattr(view, "_setup_activation_normalization"):
-        view._setup_activation_normalization()
-        if view.hook_z_reshaping_mode:
-            view.turn_on_forward_pass_hook_z_reshaping()
-        else:
-            view.turn_off_forward_pass_hook_z_reshaping()
+        elif isinstance(value, types.FunctionType) and any(_is(cell, coder) for cell in value.__closure__ or ()):
+            cells = tuple(types.CellType(view) if _is(cell, coder) else cell for cell in value.__closure__)
+            vars(view)[name] = types.FunctionType(value.__code__, value.__globals__, value.__name__, value.__defaults__, cells)
+            vars(view)[name].__kwdefaults__ = value.__kwdefaults__
     return view
 
 
+def _is(cell: Any, thing: Any) -> bool:
+    try:
+        return cell.cell_contents is thing
+    except ValueError:  # empty
+        return False
+
+
 def altered(thing: Any) -> list[str]:
-    """What somebody put on a model or coder and its weights do not tell: hooks, and methods that were replaced on the object."""
-    found = []
+    """What somebody put on a model or coder and its weights do not tell: hooks, and functions that were set on the object."""
+    from torch.nn.modules import module as of_torch
+
+    found = [f"torch's {kind}" for kind in _GLOBAL_HOOKS if getattr(of_torch, kind, None)]
     roots = (getattr(thing, "original_model", thing), thing)
     for name, module in {id(module): (name, module) for root in roots for name, module in root.named_modules()}.values():
         here = vars(module)
-        replaced = [key for key, value in here.items() if callable(value) and callable(getattr(type(module), key, None))
-                    and not _of_library(value)]
-        if replaced or here.get("fwd_hooks") or any(not _of_library(hook) for kind in _HOOKS for hook in here[kind].values()):
+        # A function of torch in the place of a method is somebody's; elsewhere it may be an activation function.
+        replaced = [key for key, value in here.items() if isinstance(value, _FUNCTIONS)
+                    and not _of_library(value, also=() if callable(getattr(type(module), key, None)) else ("torch",))]
+        hooks = [hook for kind in _HOOKS for hook in here[kind].values() if not _of_library(hook, also=("torch",))]
+        if replaced or hooks or here.get("fwd_hooks"):
             found.append(f"{name or type(module).__name__}{''.join(f'.{key}' for key in replaced)}")
     return found
 
 
-def _of_library(function: Any) -> bool:
+def _of_library(function: Any, *, also: tuple[str, ...] = ()) -> bool:
     """Whether a library put it there for itself, as transformers does to collect hidden states, and accelerate to move weights.
 
     What TransformerLens puts on its hook points for somebody is its own function, too: there its list of them tells (`fwd_hooks`).
     """
     function = getattr(function, "func", function)  # of a functools.partial
-    return (getattr(function, "__module__", None) or "").split(".")[0] in _LIBRARIES
+    return (getattr(function, "__module__", None) or "").split(".")[0] in (*_LIBRARIES, *also)
 
 
 def model_sha256(model: Any) -> str:
     """The identity of a model.
 
-    Hashed are its configuration (without where and how it was loaded), and the name, shape, type and every byte of each parameter and
-    buffer.
+    Hashed are its configuration (without where and how it was loaded), the type and numbers of each of its own modules (an epsilon, a
+    scaling), and the name, shape, type and every byte of each parameter and buffer.
 
     Parameters
     ----------
@@ -118,8 +136,18 @@ def model_sha256(model: Any) -> str:
     """
     inner = getattr(model, "original_model", model)
     config = {name: value for name, value in inner.config.to_dict().items() if name not in _NOT_IDENTITY}
+    parts = {}
+    for name, module in inner.named_modules():
+        if type(module).__module__.split(".")[0] != "transformer_lens":  # the bridge's own parts compute nothing that these do not
+            numbers = {key: value for key, value in vars(module).items()
+                       if isinstance(value, (bool, int, float)) and not key.startswith("_") and key not in _RUN_TIME}
+            parts[_plain_name(name)] = [type(module).__qualname__, numbers]
     named = [*inner.named_parameters(), *inner.named_buffers()]
-    return _sha256(config, ((name.replace("_original_component.", ""), tensor) for name, tensor in named))
+    return _sha256([config, parts], ((_plain_name(name), tensor) for name, tensor in named))
+
+
+def _plain_name(name: str) -> str:
+    return ".".join(part for part in name.split(".") if part != "_original_component")
 
 
 def coder_sha256(coder: Any) -> str:

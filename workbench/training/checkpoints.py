@@ -85,7 +85,7 @@ def write_checkpoint(work: Path, inputs: dict[str, Any], state: dict[str, Any]) 
     buffer = io.BytesIO()
     torch.save({"state": state, "random": torch.get_rng_state(), "threads": torch.get_num_threads()}, buffer)
     document = {"inputs": _FORMAT | inputs, "state_sha256": hashlib.sha256(buffer.getbuffer()).hexdigest()}
-    with replaced_folder(work / CHECKPOINT) as staged:
+    with replaced_folder(work / CHECKPOINT, holds=None) as staged:
         (staged / _STATE).write_bytes(buffer.getbuffer())
         (staged / _DOCUMENT).write_bytes(seal(document))
 
@@ -128,7 +128,7 @@ def read_checkpoint(work: Path, inputs: dict[str, Any]) -> dict[str, Any] | None
 
 def remove_checkpoint(work: Path) -> None:
     """Leave no checkpoint in a working folder, and nothing of killed runs; a kill leaves the whole one or none."""
-    with replaced_folder(work / CHECKPOINT):
+    with replaced_folder(work / CHECKPOINT, holds=None):
         pass
     with storing(work):
         (work / CHECKPOINT).rmdir()

@@ -233,9 +233,9 @@ def export(model, tokenizer, folder: str | Path) -> Path:
     import torch
 
     folder = settle(folder)
-    with replaced_folder(folder) as staged:
+    with replaced_folder(folder, holds=None) as staged:
         if folder.is_dir():
-            shutil.copytree(folder, staged, ignore=shutil.ignore_patterns(".*"), dirs_exist_ok=True)
+            shutil.copytree(folder, staged, symlinks=True, dirs_exist_ok=True)
         model.to(torch.float16).save_pretrained(staged, safe_serialization=True)
         tokenizer.save_pretrained(staged)
     return folder

@@ -264,7 +264,7 @@ def _export(recipe: SAERecipe, sae, trainer, folder: Path) -> None:
     if hasattr(sae.cfg, "rescale_acts_by_decoder_norm"):
         sae.cfg.rescale_acts_by_decoder_norm = False
     sae.cfg.metadata.sparsity_coefficient = {name: schedule.final_value for name, schedule in trainer.coefficient_schedulers.items()}
-    with replaced_folder(folder) as staged:
+    with replaced_folder(folder, holds=("cfg.json", "*.safetensors", "README.md")) as staged:
         sae.save_inference_model(staged)
         save_file({name: tensor.half().contiguous() for name, tensor in load_file(staged / WEIGHTS).items()}, staged / WEIGHTS)
         config = json.loads((staged / CONFIG).read_text())

@@ -72,6 +72,6 @@ def train_tokenizer(
     split = sorted({word for name in tasks.WORD_LISTS for word in tasks.single_tokens(tokenizer, name)[1]})
     if split:
         fail(InputError, f"the trained tokenizer splits the task words {split}", "single tokens", "raise prompt_share or vocabulary")
-    with replaced_folder(folder) as staged:
+    with replaced_folder(folder, holds=("*.json", "*.txt", "*.jinja")) as staged:
         tokenizer.save_pretrained(staged)
     return tokenizer
