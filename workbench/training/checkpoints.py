@@ -18,23 +18,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from workbench.errors import IntegrityError, MismatchError, fail
 from workbench.keeping import exclusive, reading, replaced_folder, seal, settle, storing, unseal
 
 CHECKPOINT = "checkpoint"
 _FORMAT = {"checkpoint_format": 1}
 _DOCUMENT, _STATE = "checkpoint.json", "state.pt"
-_ROWS = 1 << 16  # hashed at a time
-
-
-def rows_sha256(array: np.ndarray) -> str:
-    """SHA-256 of the dtype, shape and values of an array (n, ...), which may be a memory map of any size, in hexadecimal."""
-    digest = hashlib.sha256(f"{array.dtype.str} {array.shape}".encode())
-    for start in range(0, len(array), _ROWS):
-        digest.update(np.ascontiguousarray(array[start : start + _ROWS]))
-    return digest.hexdigest()
 
 
 def versions(*packages: str) -> dict[str, str]:

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 
 from workbench.errors import InputError, IntegrityError, NotFoundError, fail
-from workbench.keeping import file_sha256, key, read_json, replaced_folder, settle, sweep
-from workbench.training.checkpoints import read_checkpoint, remove_checkpoint, rows_sha256, training_in, versions, write_checkpoint
+from workbench.keeping import array_sha256, file_sha256, key, read_json, replaced_folder, settle, sweep
+from workbench.training.checkpoints import read_checkpoint, remove_checkpoint, training_in, versions, write_checkpoint
 from workbench.training.recipes import ARCHITECTURES, CONFIG, WEIGHTS, SAERecipe
 
 # Exponent of the coefficient's answer to (running L0 / target), each step. L0 follows the coefficient with a lag of a few hundred steps;
@@ -82,7 +82,7 @@ def train_sae(
     trainer = _trainer(recipe, sae, batches)
     inputs = {
         "recipe": dataclasses.asdict(recipe),
-        "activations": {"shape": activations.shape, "dtype": str(activations.dtype), "sha256": rows_sha256(activations)},
+        "activations": {"shape": activations.shape, "dtype": str(activations.dtype), "sha256": array_sha256(activations)},
         "context": context,
         "corpus_sha256": corpus_sha256,
         "control_gain": CONTROL_GAIN,
