@@ -25,6 +25,7 @@ from workbench.circuits.patching import metric_of
 from workbench.circuits.running import batches, forward, rooted, token_ids
 from workbench.errors import InputError, MismatchError, fail
 from workbench.results import Result, provenance
+from workbench.sources.kinds import only_saes
 from workbench.sources.passes import private
 
 if TYPE_CHECKING:
@@ -212,6 +213,7 @@ def chosen_latents(latents: Sequence[int] | None, F: int) -> np.ndarray:
 
 
 def _site(model: Any, sae: Any) -> str:
+    only_saes(sae, "the effect of its latents where it reads")
     hook = sae.cfg.metadata.hook_name
     if not hasattr(model, "hook_dict") or hook not in model.hook_dict:
         fail(MismatchError, f"the SAE's hook {hook!r} is not in the model", "an SAE of this model", "load the model the SAE was trained on")

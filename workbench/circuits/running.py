@@ -20,10 +20,11 @@ import numpy as np
 from workbench.arrays import whole_numbers
 from workbench.errors import InputError, MismatchError, fail
 from workbench.keeping import using
+from workbench.sources.kinds import only_saes
 from workbench.sources.passes import private, run_hooked
 
-__all__ = ["at_heads", "batches", "catch_heads", "embedding_hook", "forward", "head_sites", "last_positions", "output_matrices", "private",
-           "rooted", "split_inputs", "token_ids"]
+__all__ = ["at_heads", "batches", "catch_heads", "embedding_hook", "forward", "head_sites", "last_positions", "only_saes",
+           "output_matrices", "private", "rooted", "split_inputs", "token_ids"]
 
 
 def head_sites(model: Any) -> list[str]:

@@ -21,7 +21,7 @@ import numpy as np
 from scipy.special import log_softmax
 
 from workbench.circuits.latents import chosen_latents
-from workbench.circuits.running import forward, private
+from workbench.circuits.running import forward, only_saes, private
 from workbench.circuits.steering import BATCH, check_hook, directions_of, last_logits, logit_lens, prompt_ids
 from workbench.errors import InputError, MismatchError, fail
 from workbench.results import Result, check_convention, monte_carlo_p, provenance
@@ -106,6 +106,7 @@ def steering_scores(
     """
     import torch
 
+    only_saes(sae, "steering where it reads")
     W_dec, hook = sae.W_dec.detach(), sae.cfg.metadata.hook_name
     check_hook(model, hook)
     F = W_dec.shape[0]

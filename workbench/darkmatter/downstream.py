@@ -28,6 +28,7 @@ from workbench.darkmatter.decomposition import ErrorDecomposition
 from workbench.darkmatter.splits import document_keys
 from workbench.errors import InputError, MismatchError, fail
 from workbench.results import Result, provenance
+from workbench.sources.kinds import only_saes
 from workbench.sources.passes import private, run_hooked
 from workbench.sources.splicing import checked_tokens, sae_hook
 
@@ -238,10 +239,11 @@ def reconstruct(sae: Any, x: Any, *, batch_size: int = 4096) -> Float[np.ndarray
     Raises
     ------
     InputError
-        When the widths differ, or the reconstruction is not finite.
+        When the widths differ, the reconstruction is not finite, or the coder is no SAE.
     """
     import torch
 
+    only_saes(sae, "its reconstruction of what it reads")
     x = as_tensor(x, "x", shape=(None, int(sae.cfg.d_in)), largest=LARGEST_SINGLE)
     out, sae = np.empty(tuple(x.shape), dtype=np.float32), private(sae)
     with torch.inference_mode():
@@ -263,6 +265,7 @@ def reconstruction_chunks(store: ActivationStore, hook: str, sae: Any) -> list[C
     sae : sae_lens.SAE
         Sent along to the workers of a cluster.
     """
+    only_saes(sae, "its reconstruction of what it reads")
     documents, keep = np.repeat(store.tokens.document, store.tokens.context), store.keep
     return [functools.partial(_chunk, load, sae, keep[first:last], documents[first:last])
             for load, (first, last) in zip(store.loaders(hook), store.rows(), strict=True)]  # fmt: skip

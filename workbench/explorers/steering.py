@@ -19,6 +19,7 @@ from workbench.explorers.appearance import section, table_html
 from workbench.explorers.base import Explorer
 from workbench.figures.latents import bar_names, next_token_bars
 from workbench.figures.text import as_passage, as_text
+from workbench.sources.kinds import only_saes
 
 _SHOWN = 10  # tokens in the plot of changes
 _WIDEST = 100.0  # of alpha where nothing is known of the latent's activations
@@ -58,6 +59,7 @@ class SteeringPanel(Explorer):
         n_new: int = 20,
     ) -> None:  # fmt: skip
         F, hook = sae.W_dec.shape[0], sae.cfg.metadata.hook_name
+        only_saes(sae, "steering where it reads")
         check_hook(model, hook)
         if sae.W_dec.shape[1] != model.cfg.d_model or (codes is not None and codes.n_latents != F):
             fail(InputError, f"an SAE of width {sae.W_dec.shape[1]}, codes of {getattr(codes, 'n_latents', 'no')} latents",

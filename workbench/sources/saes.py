@@ -21,6 +21,7 @@ from workbench.keeping import reading
 from workbench.lazy import import_libraries
 from workbench.sources import hub, zoo
 from workbench.sources.files import close_matches, did_you_mean
+from workbench.sources.kinds import registry_kind
 from workbench.sources.models import _no_revision, resolve_device, resolve_dtype
 from workbench.sources.sae_formats import read_folder
 
@@ -114,6 +115,12 @@ def _from_registry(release: str, sae_id: str, device: Any, dtype: Any) -> SAE:
     from safetensors import SafetensorError
 
     name = f"{release}/{sae_id}"
+    entry = zoo.registry()[release]
+    kind, *_ = registry_kind(release, entry, next(one for one in entry["saes"] if one["id"] == sae_id))
+    if kind in ("clt", "crosscoder"):
+        fail(InputError, f"{name} is a layer of a {kind}",
+             "a coder that writes one place: SAELens would sum the decoders of all layers that it writes",
+             "choose an SAE or a transcoder (catalog() tells kinds)")
     with hub.translated(name), _quiet(), nullcontext() if hub.reachable() else hub.cache_only():
         try:
             sae = SAE.from_pretrained(release, sae_id, device=str(device), dtype=str(dtype).removeprefix("torch."))

@@ -20,6 +20,7 @@ import numpy as np
 from workbench.errors import InputError, MismatchError, fail
 from workbench.results import Result, provenance
 from workbench.sources.files import did_you_mean
+from workbench.sources.kinds import only_saes
 from workbench.sources.passes import private, run_hooked
 
 if TYPE_CHECKING:
@@ -120,8 +121,7 @@ def ce_recovered(model: TransformerBridge, sae: SAE, tokens: Tokens, *, batch_si
 
 def sae_hook(model: TransformerBridge, sae: SAE) -> str:
     """The hook an SAE names, checked to exist in the model. Raises MismatchError, or InputError for a transcoder."""
-    if "transcoder" in sae.cfg.architecture():
-        fail(InputError, f"a {sae.cfg.architecture()}", "an SAE, which reconstructs its own input", "choose an SAE")
+    only_saes(sae, "its reconstruction in the place of what it reads")
     hook = sae.cfg.metadata.hook_name
     if hook not in model.hook_dict:
         fail(MismatchError, f"the SAE's hook {hook!r} is not in {model.cfg.model_name}", "a hook of the model", hook_advice(model, hook))

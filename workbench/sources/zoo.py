@@ -25,6 +25,7 @@ from workbench.errors import IntegrityError, NotFoundError, fail
 from workbench.keeping import file_sha256, keep, kept, key, read_bytes, read_json, reading, replace_file, seal, unseal
 from workbench.keeping.reading import LARGEST_TEXT
 from workbench.sources.files import CARD, card_numbers, did_you_mean, read_card, safe_yaml, write_card
+from workbench.sources.kinds import registry_kind
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,8 +35,8 @@ __all__ = ["catalog", "data_root", "embedded_models", "embedded_saes", "read_car
 
 MANIFEST = "MANIFEST.json"
 _REGISTRY = "registry.json"
-COLUMNS = ("name", "model", "hook", "d_sae", "architecture", "L0", "neuronpedia_id", "source", "explained_variance", "ce_recovered",
-           "dead_share", "release", "sae_id")
+COLUMNS = ("name", "model", "kind", "supported", "hook", "reads", "writes", "d_sae", "architecture",
+           "L0", "neuronpedia_id", "source", "explained_variance", "ce_recovered", "dead_share", "release", "sae_id")
 # Releases of one loader share one architecture; the others' architecture is known only from each SAE's own configuration.
 _ARCHITECTURES = {"gemma_2": "jumprelu", "gemma_2_transcoder": "jumprelu_transcoder", "llama_scope": "jumprelu", "qwen_scope": "topk",
                   "goodfire": "standard", "connor_rob_hook_z": "standard", "temporal": "temporal"}
@@ -194,7 +195,9 @@ def _embedded_row(name: str) -> dict[str, Any]:
     with reading(folder, "an SAE's cfg.json and model card", "restore them with `git checkout -- data`"):
         metadata = dict(config.get("metadata") or {})
         numbers = card_numbers(read_card(folder)) if (folder / CARD).exists() else {}
-    return {"name": name, "source": "embedded", "model": metadata.get("model_name", name.split("/")[0]), "hook": metadata.get("hook_name"),
+    hook = metadata.get("hook_name")
+    return {"name": name, "source": "embedded", "model": metadata.get("model_name", name.split("/")[0]), "hook": hook, "kind": "sae",
+            "supported": True, "reads": hook, "writes": hook,
             "d_sae": config.get("d_sae"), "architecture": metadata.get("training_architecture") or config.get("architecture"),
             "L0": numbers.get("l0", numbers.get("L0")), "neuronpedia_id": metadata.get("neuronpedia_id"),
             "explained_variance": numbers.get("explained_variance"), "ce_recovered": numbers.get("ce_recovered"),
@@ -203,9 +206,14 @@ def _embedded_row(name: str) -> dict[str, Any]:
 
 def _registry_row(release: str, entry: Mapping[str, Any], sae: Mapping[str, Any]) -> dict[str, Any]:
     place = f"{release}/{sae['id']}/{sae['path']}"
-    hook, conversion = _registry_hook(release, place), entry.get("conversion_func")
-    architecture = "jumprelu" if conversion == "gemma_3" and hook else _ARCHITECTURES.get(conversion)  # without hook: a transcoder
-    return {"name": f"{release}/{sae['id']}", "source": "saelens", "model": entry["model"], "hook": hook, "d_sae": _registry_width(place),
+    conversion, (kind, reads, writes) = entry.get("conversion_func"), registry_kind(release, entry, sae)
+    architecture = _ARCHITECTURES.get(conversion)
+    if conversion == "gemma_3":
+        architecture = {"sae": "jumprelu", "transcoder": "jumprelu_transcoder", "skip-transcoder": "jumprelu_skip_transcoder"}.get(kind)
+    if kind == "sae":
+        reads = writes = _registry_hook(release, place)
+    return {"name": f"{release}/{sae['id']}", "source": "saelens", "model": entry["model"], "hook": reads, "d_sae": _registry_width(place),
+            "kind": kind, "supported": kind == "sae", "reads": reads, "writes": writes,
             "architecture": architecture, "L0": sae.get("l0"), "neuronpedia_id": sae.get("neuronpedia"),
             "explained_variance": sae.get("variance_explained"), "release": release, "sae_id": sae["id"]}
 
