@@ -27,7 +27,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from workbench.errors import InputError, IntegrityError, NotFoundError, fail
-from workbench.keeping import array_sha256, read_bytes, read_npz, read_pair, reading, replace_pair, seal, unseal
+from workbench.keeping import absolute, array_sha256, read_bytes, read_npz, read_pair, reading, replace_pair, seal, unseal
 from workbench.keeping.values import pack, unpack
 
 VERSIONED = ("sae-workbench", "numpy", "scipy", "scikit-learn", "torch", "transformer-lens", "sae-lens", "transformers", "umap-learn")
@@ -227,7 +227,7 @@ def _array_row(name: str, value: np.ndarray) -> dict:
 
 def _places(path: str | os.PathLike) -> tuple[Path, Path]:
     """The json and the npz of a result."""
-    path = Path(path)
+    path = absolute(path)
     stem = path.with_suffix("") if path.suffix in (".npz", ".json") else path
     return stem.with_name(stem.name + ".json"), stem.with_name(stem.name + ".npz")
 

@@ -16,7 +16,7 @@ import torch
 
 from workbench.activations import ActivationStore, harvest
 from workbench.activations.capture import activations_of, fused_attention, fused_attention_agrees
-from workbench.errors import InputError, IntegrityError, MismatchError, NotFoundError, StorageError
+from workbench.errors import InputError, IntegrityError, MismatchError, NotFoundError, StorageError, WorkbenchError
 from workbench.keeping import exclusive, unseal
 from workbench.sources.passes import model_sha256
 
@@ -372,3 +372,20 @@ def test_two_processes_do_not_disturb_each_other(llama, tokens, tmp_path):
         assert not list((tmp_path / "s").glob("shard-*")), "it must wait for the lock"
     thread.join(30)
     assert len(results) == 1
+
+
+@pytest.mark.parametrize("change", [{"hooks": None}, {"hooks": [3]}, {"store": 3}, {"store": ""}, {"store": "a\x00b"}, {"store": "n" * 300},
+                                    {"batch_size": 2.0}, {"batch_size": True}, {"shard_tokens": "8"}, {"dtype": None}])
+def test_arguments_of_another_type_are_one_clear_error(llama, tokens, tmp_path, monkeypatch, change):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(WorkbenchError, match="To mend it"):
+        harvest(llama, tokens, **({"hooks": HOOK, "progress": False} | change))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_store_is_found_again_from_another_folder(llama, tokens, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    made = harvest(llama, tokens, HOOK, store="relative", batch_size=np.int64(2), progress=False)
+    opened = ActivationStore.open("relative")
+    monkeypatch.chdir("/")
+    np.testing.assert_array_equal(opened.read(HOOK), made.read(HOOK))

@@ -45,6 +45,8 @@ def check_hooks(model: Any, hooks: str | Sequence[str]) -> list[str]:
     if not hasattr(model, "hook_dict") or not hasattr(model, "original_model"):
         fail(InputError, f"a model of type {type(model).__name__}", "a TransformerLens TransformerBridge",
              "load it with workbench.load_model(name or folder)")
+    if not isinstance(hooks, (str, Sequence)) or not all(isinstance(name, str) for name in hooks):
+        fail(InputError, f"the hooks {hooks!r}", "a name, or a list of names", "for example 'blocks.0.hook_resid_post'")
     names = list(dict.fromkeys([hooks] if isinstance(hooks, str) else hooks))
     if not names:
         fail(InputError, "no hook was asked for", "at least one hook name", "for example 'blocks.0.hook_resid_post'")

@@ -80,6 +80,8 @@ def encode(store: ActivationStore, hook: str, sae: Any, *, batch_size: int | Non
     import torch
     from tqdm.auto import tqdm
 
+    if not all(hasattr(getattr(sae, "cfg", None), name) for name in ("d_in", "d_sae", "architecture")):
+        fail(InputError, f"a {type(sae).__name__} for an SAE", "a SAELens SAE", "load it with workbench.load_sae")
     width, n_latents = store._width(hook), int(sae.cfg.d_sae)
     _check_sae(store, hook, sae, width)
     keep = kept(store.tokens, policy)

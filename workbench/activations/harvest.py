@@ -38,6 +38,7 @@ from workbench.activations.store import FORMAT, HOLDS, MANIFEST, ActivationStore
 from workbench.activations.threads import on_all_cores
 from workbench.errors import InputError, IntegrityError, MismatchError, NotFoundError, StorageError, fail
 from workbench.keeping import (
+    absolute,
     array_sha256,
     cache_entry,
     exclusive,
@@ -121,7 +122,7 @@ def harvest(model: Any, tokens: Tokens, hooks: str | Sequence[str], *, store: st
     seen = attended(tokens)
     with torch.inference_mode(), kept_heap():
         plan = _plan(model, names, tokens, seen, device, batch_size, dtype, shard_tokens, hooked)
-        folder = cache_entry("activations", _key(plan)) if store is None else settle(os.path.abspath(Path(store).expanduser()))
+        folder = cache_entry("activations", _key(plan)) if store is None else settle(absolute(store))
         if resume and not hooked and (done := _finished(folder, plan)) is not None:
             return ActivationStore(folder, done, tokens, checked=True)
         with storing(folder), contextlib.ExitStack() as stack:

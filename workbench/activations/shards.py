@@ -19,7 +19,7 @@ import scipy.sparse as sp
 
 from workbench.activations.store import CODES, HOLDS, MANIFEST, Shards, read_manifest, shard_name
 from workbench.errors import IntegrityError, fail
-from workbench.keeping import reading, replace_file, replaced_folder, seal, settle
+from workbench.keeping import absolute, reading, replace_file, replaced_folder, seal, settle
 from workbench.sources.tokens import Tokens
 
 
@@ -30,7 +30,7 @@ class CodesWriter:
     """
 
     def __init__(self, path: str | os.PathLike, tokens: Tokens, n_latents: int, hook: str, provenance: dict) -> None:
-        self.path, self._tokens, self._stack = Path(path), tokens, contextlib.ExitStack()
+        self.path, self._tokens, self._stack = absolute(path), tokens, contextlib.ExitStack()
         self.manifest = {"format": CODES, "n_latents": n_latents, "hook": hook, "provenance": provenance, "tokens_sha256": tokens.sha256,
                          "shards": []}
 
@@ -83,7 +83,7 @@ class StoredPieces:
 
 def load_codes(path: str | os.PathLike) -> dict[str, Any]:
     """What `FeatureCodes` is built from, of a folder that `CodesWriter` finished."""
-    path = settle(os.path.abspath(path))
+    path = settle(absolute(path))
     manifest, tokens = read_manifest(path, CODES), Tokens.load(path / "tokens")
     pieces = StoredPieces(path, manifest)
     keep = pieces.keep()

@@ -24,7 +24,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int
 
 from workbench.errors import InputError, IntegrityError, MismatchError, NotFoundError, fail
-from workbench.keeping import file_sha256, read_bytes, reading, regular_size, settle, unseal
+from workbench.keeping import absolute, file_sha256, read_bytes, reading, regular_size, settle, unseal
 from workbench.keeping.reading import LARGEST_TEXT
 from workbench.sources.passes import model_sha256
 from workbench.sources.tokens import Tokens
@@ -167,7 +167,7 @@ class ActivationStore:
         IntegrityError
             When shards are missing or truncated, the harvest was not finished, or the tokens are not those of the manifest.
         """
-        path = settle(os.path.abspath(path))
+        path = settle(absolute(path))
         manifest, tokens = read_manifest(path), Tokens.load(path / "tokens")
         if tokens.sha256 != manifest["tokens_sha256"]:
             fail(IntegrityError, f"{path}/tokens is not the text of this store", f"tokens with SHA-256 {manifest['tokens_sha256'][:12]}…",

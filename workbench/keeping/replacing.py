@@ -25,8 +25,9 @@ import secrets
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-from workbench.errors import IntegrityError, NotFoundError, StorageError, WorkbenchError, fail
+from workbench.errors import InputError, IntegrityError, NotFoundError, StorageError, WorkbenchError, fail
 from workbench.keeping.turns import exclusive, give_back, take
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
@@ -187,10 +188,18 @@ def _old_place(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.old")
 
 
+def absolute(path: Any) -> Path:
+    """A path, whatever the working directory will be. Raises InputError for what is no path, StorageError without a working directory."""
+    if not isinstance(path, (str, os.PathLike)) or not os.fspath(path) or "\x00" in str(os.fspath(path)):
+        fail(InputError, f"the path {path!r}", "a path of a file or folder", "pass a string or a pathlib.Path")
+    with storing(path):
+        return Path(os.path.abspath(Path(path).expanduser()))
+
+
 def settle(folder: str | os.PathLike) -> Path:
     """The folder, put back if a kill fell between the two steps of a replacement; for whoever reads one that is replaced."""
     folder = Path(folder)
-    if not folder.exists() and (old := _old_place(folder)).is_dir():
+    if not os.path.lexists(folder) and os.path.isdir(old := _old_place(folder)):
         with contextlib.suppress(OSError):
             os.rename(old, folder)
     return folder

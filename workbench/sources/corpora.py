@@ -81,6 +81,11 @@ def corpus(
     if not isinstance(name, (str, os.PathLike)):
         fail(InputError, f"a corpus of type {type(name).__name__}", "a name or a folder", "pass 'python-source' or a path")
     name = os.fspath(name)
+    limit = 1 if contexts_per_document in (None, "auto") else contexts_per_document
+    for parameter, value in (("n_tokens", n_tokens), ("context", context), ("seed", seed), ("contexts_per_document", limit)):
+        if not isinstance(value, (int, np.integer)):
+            fail(InputError, f"{parameter}={value!r}", "a whole number", "pass one")
+    n_tokens, context, seed = int(n_tokens), int(context), int(seed)
     if n_tokens < 1 or context < 2:
         fail(InputError, f"n_tokens={n_tokens}, context={context}", "n_tokens >= 1 and context >= 2 (BOS and one token)", "ask for more")
     if split not in ("train", "val", "all"):
