@@ -58,7 +58,7 @@ def read_manifest(folder: Path, kind: str = FORMAT) -> dict:
         When it is not one of ours, or not as it was written.
     """
     path = folder / MANIFEST
-    if not path.exists():
+    if not os.path.exists(path):
         fail(NotFoundError, f"{folder} holds no {MANIFEST}", f"a folder of the kind '{kind}'",
              "check the path, or harvest or encode into this folder first")
     with reading(path, f"a manifest of the format '{kind}'", "delete this folder and make it again, or choose another folder"):
