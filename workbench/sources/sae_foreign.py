@@ -183,8 +183,8 @@ def gemma_scope(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     return config | {"architecture": "jumprelu", "apply_b_dec_to_input": False}, state
 
 
-def _torch_file(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors that `torch.save` wrote by name; runs no code from the file and takes no more memory than it has bytes."""
+def _torch_file(path: Path, *, also: Iterable[str] = ()) -> dict[str, torch.Tensor]:
+    """The tensors, and `also` others, that `torch.save` wrote by name; runs no code from the file, takes no more memory than its bytes."""
     import torch
 
     size = regular_size(path)
@@ -196,6 +196,8 @@ def _torch_file(path: Path) -> dict[str, torch.Tensor]:
         with warnings.catch_warnings(action="ignore"):  # torch warns about pickle protocols that it then refuses
             saved = torch.load(path, map_location="cpu", weights_only=True)
         for name, tensor in saved.items():  # a view of one number may claim to be a matrix of any size
+            if name in also:
+                continue
             if not isinstance(tensor, torch.Tensor) or tensor.layout != torch.strided or tensor.numel() * tensor.element_size() > size:
                 raise ValueError(f"{name} is no tensor, or larger than the file")
         return saved

@@ -2,7 +2,7 @@
 
 1. SAELens folders: `cfg.json` + `sae_weights.safetensors`, of both generations.
 2. The formats of other trainers (`sae_foreign`): sparsify (`cfg.json` + `sae.safetensors`), Gemma Scope (`params.npz`), dictionary_learning
-   (`config.json` + `ae.pt`).
+   (`config.json` + `ae.pt`); those of releases (`sae_releases`): Gemma Scope 2, Llama Scope, Qwen Scope, Goodfire, DeepSeek, OpenAI.
 3. A key of a configuration that changes numbers is either honoured or refused; unknown keys are refused (`check_keys`).
 
 Nothing is unpickled: npz with `allow_pickle=False`, torch files with `weights_only=True`.
@@ -19,11 +19,16 @@ from workbench.errors import InputError, IntegrityError, NotFoundError, fail
 from workbench.keeping import read_json
 from workbench.sources.files import did_you_mean, verify_weights
 from workbench.sources.sae_foreign import HARMLESS, HONOURED, Only, check_keys, dictionary, gemma_scope, sparsify, tensors
+from workbench.sources.sae_releases import gemma_scope_2, llama_scope, llama_scope_r1, qwen_scope, refuse_known, torch_release
 
 if TYPE_CHECKING:
     import torch
 
-FORMATS = {"sae_weights.safetensors": "saelens", "sae.safetensors": "sparsify", "params.npz": "gemma-scope", "ae.pt": "dictionary-learning"}
+FORMATS = {"sae_weights.safetensors": "saelens", "sae.safetensors": "sparsify", "params.npz": "gemma-scope", "ae.pt": "dictionary-learning",
+           "params.safetensors": "gemma-scope-2", "checkpoints/final.safetensors": "llama-scope", "*.sae.pt": "qwen-scope",
+           "*.pt": "torch", "*.pth": "torch"}
+_RELEASES = {"gemma-scope-2": gemma_scope_2, "llama-scope": llama_scope, "llama-scope-r1": llama_scope_r1, "qwen-scope": qwen_scope,
+             "torch": torch_release}
 _ACTIVATION = ("activation_fn", "activation_fn_str", "activation_fn_kwargs")  # before version 6
 _OLD = """hook_point hook_point_layer hook_layer hook_point_head_index flatten_activations_over_layer expansion_factor tokens_per_buffer
     total_training_tokens store_batch_size train_batch_size b_dec_init_method decoder_orthogonal_init decoder_heuristic_init
@@ -34,23 +39,36 @@ _OLD = """hook_point hook_point_layer hook_layer hook_point_head_index flatten_a
     eval_every_n_wandb_logs unique_id hook_point_eval resume""".split()  # settings of old trainings, which changed no inference
 
 
-def folder_format(path: Path) -> tuple[Path, str]:
-    """The folder of an SAE (also when one of its files is named) and the name of its format.
+def folder_format(path: Path) -> tuple[Path, Path, str]:
+    """The folder of an SAE (also when one of its files is named), its weights file and the name of its format.
 
     Raises
     ------
     NotFoundError
         When there is no SAE; names those in folders inside it.
+    InputError
+        When there are several, or something that is no SAE.
     """
     folder = path if path.is_dir() else path.parent
-    if path.is_file() and path.name not in (*FORMATS, "cfg.json", "config.json"):
+    named = path.is_file() and path.name not in ("cfg.json", "config.json", "hyperparams.json")
+    matching = {name: [path] if path.match(name) else [] for name in FORMATS} if named else {
+        name: [found for found in sorted(folder.glob(name)) if found.is_file()] for name in FORMATS}
+    chosen = next((name for name in FORMATS if matching[name]), None)
+    if chosen is None:
+        refuse_known([path] if named else folder.iterdir())
+    if chosen is None and named:
         fail(InputError, f"{path} is no file of an SAE", f"a folder, or one of {', '.join(FORMATS)}", "pass the SAE's folder")
-    chosen = [path.name] if path.name in FORMATS else [name for name in FORMATS if (folder / name).is_file()]
-    if chosen:
-        return folder, FORMATS[chosen[0]]
-    inside = sorted({found.parent.relative_to(folder).as_posix() for name in FORMATS for found in folder.glob(f"**/{name}")})
-    fail(NotFoundError, f"{folder} holds no SAE", f"one of {', '.join(FORMATS)} with its configuration",
-         did_you_mean("", inside) + " as sae_id" if inside else "check the path")
+    if chosen is None:
+        inside = sorted({(found if "*" in name else found.parents[name.count("/")]).relative_to(folder).as_posix()
+                         for name, kind in FORMATS.items() if kind != "torch" for found in folder.glob(f"**/{name}")})
+        fail(NotFoundError, f"{folder} holds no SAE", f"one of {', '.join(FORMATS)} with its configuration",
+             did_you_mean("", inside) + " as sae_id" if inside else "check the path")
+    if len(found := matching[chosen]) > 1:
+        fail(InputError, f"{folder} holds {len(found)} files of SAEs", "one of them", did_you_mean("", [one.name for one in found]))
+    folder, kind = found[0].parents[chosen.count("/")], FORMATS[chosen]
+    if kind == "saelens" and not (folder / "cfg.json").is_file() and (folder / "config.json").is_file():
+        kind = "llama-scope-r1"
+    return folder, found[0], kind
 
 
 def read_folder(path: Path, *, lenient: bool = False) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
@@ -61,10 +79,11 @@ def read_folder(path: Path, *, lenient: bool = False) -> tuple[dict[str, Any], d
     NotFoundError, IntegrityError, InputError
         For missing or damaged files; for what is not supported, such as a key that changes numbers and cannot be followed.
     """
-    folder, kind = folder_format(path)
-    verify_weights(folder)
+    folder, weights, kind = folder_format(path)
+    for place in {folder, weights.parent}:
+        verify_weights(place)
     readers = {"saelens": _saelens, "sparsify": sparsify, "gemma-scope": gemma_scope, "dictionary-learning": dictionary}
-    config, state = readers[kind](folder)
+    config, state = readers[kind](folder) if kind in readers else _RELEASES[kind](weights)
     if lenient and "architecture" not in config:
         config = config | {"architecture": "standard"}
     _check_architecture(config, folder)

@@ -28,7 +28,7 @@ from workbench.sources.sae_formats import read_folder
 if TYPE_CHECKING:
     from sae_lens import SAE
 
-_FILES = ("cfg.json", "config.json", "*.safetensors", "params.npz", "ae.pt", "README.md")
+_FILES = ("cfg.json", "config.json", "hyperparams.json", "*.safetensors", "params.npz", "ae.pt", "README.md")
 
 
 def load_sae(source: str, sae_id: str | None = None, *, device: str = "auto", dtype: str = "float32", revision: str | None = None) -> SAE:
@@ -79,7 +79,8 @@ def load_sae(source: str, sae_id: str | None = None, *, device: str = "auto", dt
         sae = _build(zoo.zoo_root() / joined, torch_device, torch_dtype)
     elif path.exists():
         _no_revision(joined, revision)
-        sae = _build(path.resolve(), torch_device, torch_dtype)
+        place = path.parent.resolve() / path.name if path.is_file() else path.resolve()  # the hub's cache links files to other names
+        sae = _build(place, torch_device, torch_dtype)
     elif isinstance(source, Path) or text.startswith((".", "/", "~")):
         inside = [str(folder.parent.relative_to(Path(text).expanduser())) for folder in Path(text).expanduser().glob("**/cfg.json")]
         fail(NotFoundError, f"{str(path)!r} does not exist", "a folder or file of an SAE",
@@ -144,7 +145,7 @@ def _from_repository(text: str, sae_id: str | None, release: tuple[str, str] | N
     if text.count("/") != 1 and release is None or text.split("/")[0] in zoo.embedded_models():
         fail(NotFoundError, f"there is no SAE {text if sae_id is None else text + '/' + sae_id!r}", expected,
              did_you_mean(text if sae_id is None else f"{text}/{sae_id}", names if close else zoo.embedded_saes()).rstrip("?"))
-    patterns = [f"{folder}/{name}" for name in _FILES] + ["config.json"] if folder else list(_FILES)
+    patterns = [f"{folder}/{name}" for name in _FILES] + ["config.json", folder] if folder else list(_FILES)
     try:
         root = hub.fetch(repository, patterns, revision=revision)
     except NotFoundError as error:
