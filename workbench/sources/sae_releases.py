@@ -89,8 +89,7 @@ def gemma_scope_2(path: Path) -> Read:
         model = ("" if model.startswith("google/") else "google/") + model.replace("-v3", "-3")
         model = model.replace("-pt", "") if "270m" in model else model
     d_in, d_sae = state["W_enc"].shape
-    heads = {"reshape_activations": "hook_z"} if site == "attn.hook_z" else {}
-    return _told({"architecture": "jumprelu", "d_in": d_in, "d_sae": raw.get("width", d_sae), "apply_b_dec_to_input": False, **heads,
+    return _told({"architecture": "jumprelu", "d_in": d_in, "d_sae": raw.get("width", d_sae), "apply_b_dec_to_input": False,
                   "hook_name": site and f"blocks.{int(layer)}.{site}", "model_name": model, "prepend_bos": True,
                   "context_size": 1024}), state
 
