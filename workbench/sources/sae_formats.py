@@ -55,7 +55,7 @@ def folder_format(path: Path) -> tuple[Path, Path, str]:
         name: [found for found in sorted(folder.glob(name)) if found.is_file()] for name in FORMATS}
     chosen = next((name for name in FORMATS if matching[name]), None)
     if chosen is None:
-        refuse_known([path] if named else folder.iterdir())
+        refuse_known([path] if named else folder.glob("*"))
     if chosen is None and named:
         fail(InputError, f"{path} is no file of an SAE", f"a folder, or one of {', '.join(FORMATS)}", "pass the SAE's folder")
     if chosen is None:
