@@ -73,10 +73,12 @@ def train_sae(
     MismatchError, IntegrityError
         When `work` holds a checkpoint of another recipe, text, library or other activations; or one that is damaged.
     """
+    import torch
     from tqdm.auto import tqdm
 
     if not np.isfinite(activations[:: max(1, len(activations) // 1000)]).all():
         fail(InputError, f"activations of {recipe.hook} with NaN or infinity", "finite activations", "harvest them again, in float32")
+    torch.manual_seed(recipe.initial_seed)
     sae = build_training_sae(recipe, activations.shape[1], context, corpus_sha256)
     folder, batches, steps = Path(folder), Batches(activations, recipe.batch), recipe.tokens // recipe.batch
     trainer = _trainer(recipe, sae, batches)
@@ -204,8 +206,7 @@ def decode_sparsely(sae) -> None:
 
 
 def build_training_sae(recipe: SAERecipe, d_in: int, context: int, corpus_sha256: str = ""):
-    """A freshly initialised SAELens training SAE with complete metadata."""
-    import torch
+    """A freshly initialised SAELens training SAE with complete metadata; its weights are drawn from torch's generator as it stands."""
     from sae_lens import __version__, registry
     from sae_lens.saes.sae import SAEMetadata
 
@@ -235,7 +236,6 @@ def build_training_sae(recipe: SAERecipe, d_in: int, context: int, corpus_sha256
         corpus_sha256=corpus_sha256,
         training_architecture=recipe.architecture,
     )
-    torch.manual_seed(recipe.initial_seed)
     return sae_class(
         config_class(
             d_in=d_in,
