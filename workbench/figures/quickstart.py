@@ -229,6 +229,9 @@ def highlight_examples(examples: pd.DataFrame, *, title: str = "") -> Html:
     return Html(f'<div class="workbench-examples" style="{_CARD}">{heading}{body}</div>')
 
 
+_TOLD_TWICE = ("hook", "supported", "release", "sae_id")  # by reads, by kind, and by the name
+
+
 def catalog_table(table: pd.DataFrame, *, limit: int = 30) -> Html:
     """A table of models and SAEs as HTML that scrolls in its own card.
 
@@ -239,7 +242,7 @@ def catalog_table(table: pd.DataFrame, *, limit: int = 30) -> Html:
     limit : int
         Rows shown; the caption says how many there are.
     """
-    shown = table.head(limit)
+    shown = table.head(limit).drop(columns=list(_TOLD_TWICE), errors="ignore")
     # every cell has its own background: JupyterLab's dark theme paints the rows of a table
     style = f"background:{PAPER};color:{INK};text-align:left;padding:2px 10px;border-bottom:1px solid #DDDDDD"
     head = "".join(f'<th style="{style}">{as_text(name)}</th>' for name in shown)
