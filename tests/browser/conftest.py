@@ -113,6 +113,7 @@ class Panel:
         for place in [*places[1:], places[0]]:
             page.mouse.move(*place, steps=6)
         plot.locator(".select-outline").first.wait_for(state="attached")
+        page.wait_for_timeout(500)  # plotly tells what it hovers over some time after the last move
         self.answered()
         page.mouse.up()
 
